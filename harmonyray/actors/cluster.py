@@ -1,0 +1,77 @@
+"""The Ray side of a run: connect or start, look at the nodes, reserve seats, and leave nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from harmonyray.actors.placement import Node, Seat, assign, format_rows, plan_rows
+from harmonyray.config import RuntimeConfig
+from harmonyray.errors import PlacementError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+}
+
+
+@contextmanager
+def cluster(runtime: RuntimeConfig) -> Iterator[None]:
+    """A connection to the cluster of RAY_ADDRESS, or a local Ray of this process that ends with it.
+
+    Raises PlacementError if RAY_ADDRESS cannot be reached.
+    """
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    address = os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "harmonyray"}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            store = runtime.object_store_mb * 1024 * 1024
+            ray.init(address="local", include_dashboard=False, object_store_memory=store, **common)
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        where = f"the cluster of RAY_ADDRESS={address}" if address else "a local Ray"
+        raise PlacementError(f"cannot connect to {where}: {e}; check `ray status`, or unset RAY_ADDRESS to run locally") from e
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """The live nodes of the connected cluster, by address."""
+    alive = [n for n in ray.nodes() if n["Alive"]]
+    return sorted(
+        (Node(n["NodeManagerAddress"], n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in alive),
+        key=lambda n: n.name,
+    )
+
+
+def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
+    """A placement group with one bundle per seat.
+
+    Raises PlacementError with a table of asked and available at once if it can never fit, after `timeout_s` if it is busy.
+    """
+    have = nodes()
+    table = format_rows(plan_rows(wanted, have))
+    if None in assign(wanted, have):
+        raise PlacementError(f"the cluster is too small for this run; lower `placement`, or add nodes:\n{table}")
+    group = placement_group([s.bundle() for s in wanted], strategy="PACK")
+    if not group.wait(timeout_s):
+        remove_placement_group(group)
+        free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        raise PlacementError(
+            f"the cluster is busy: no room within {timeout_s:g} s (free now: {free}); wait for other jobs, or lower `placement`:\n{table}"
+        )
+    return group

@@ -1,0 +1,93 @@
+"""What every method shares: the context it is built with, the selector in its options, and the base class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from harmonyray.errors import ConfigError
+from harmonyray.protocols import Grader, Selector
+from harmonyray.registry import PluginOptions, make_options, resolve
+from harmonyray.types import AnswerGroup, Consensus, FloatArray, GoldAnswer, Judgement
+
+
+class SelectorSpec(BaseModel):
+    """A selector by name, its options flat beside `type`: `{type: harmonic, weights: [1, 2]}`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    type: str
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        self.options()
+        return self
+
+    def options(self) -> PluginOptions:
+        return make_options("selectors", self.type, "method.selector", self.__pydantic_extra__ or {})
+
+    def build(self) -> Selector:
+        built: Selector = resolve("selectors", self.type)(self.options())
+        return built
+
+
+@dataclass(frozen=True, slots=True)
+class MethodContext:
+    """What a method is built with. `gold` is empty unless the method declares `needs_gold`."""
+
+    views: tuple[str, ...]
+    grader: Grader
+    gold: Mapping[str, GoldAnswer] = field(default_factory=dict)
+
+
+class MethodBase:
+    """A method judges each problem's answers: `judge` returns rewards for every sample of every view."""
+
+    needs_gold = False
+
+    class Options(PluginOptions):
+        pass
+
+    def __init__(self, options: Any, context: MethodContext) -> None:
+        self.options = options
+        self.context = context
+
+    @classmethod
+    def check(cls, options: Any, views: tuple[str, ...]) -> None:
+        """Raises ConfigError where the options cannot work with these views."""
+
+    def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]:
+        """One judgement per group, in order. `step` counts from 1."""
+        raise NotImplementedError
+
+
+def blank_rewards(group: AnswerGroup) -> FloatArray:
+    """Zeros for every sample, nan past a view's own number of samples: float[V, N]."""
+    rewards = np.zeros(group.cluster_ids.shape)
+    rewards[np.arange(rewards.shape[1])[None, :] >= group.num_samples[:, None]] = np.nan
+    return rewards
+
+
+def match_label(group: AnswerGroup, consensus: Consensus) -> FloatArray:
+    """1 where a sample's answer is its view's pseudo-label, else 0 (all 0 for a view without label): float[V, N]."""
+    rewards = blank_rewards(group)
+    for v, label in enumerate(consensus.label):
+        if label is not None:
+            rewards[v, : group.num_samples[v]] = group.cluster_ids[v, : group.num_samples[v]] == label
+    return rewards
+
+
+def labelled(consensus: Consensus) -> np.ndarray:
+    """bool[V], true for the views that have a pseudo-label."""
+    return np.array([label is not None for label in consensus.label])
+
+
+def require_views(method: str, views: tuple[str, ...], least: int) -> None:
+    """Raises ConfigError if there are fewer than `least` views."""
+    if len(views) < least:
+        raise ConfigError(
+            f"'method.type' {method} compares views and needs at least {least}, got {len(views)}: {list(views)}; add one under 'views'"
+        )

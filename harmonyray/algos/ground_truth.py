@@ -1,0 +1,39 @@
+"""Ground truth: the upper bound. The reward is equality with the gold answer; the only method that may see one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harmonyray.algos.base import MethodBase, labelled, match_label
+from harmonyray.errors import ConfigError
+from harmonyray.types import AnswerGroup, Consensus, Judgement
+
+
+class GroundTruth(MethodBase):
+    """The label of a problem is the cluster that equals its gold answer; with no such sample every reward is 0."""
+
+    needs_gold = True
+
+    def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]:
+        missing = [g.problem_id for g in groups if g.problem_id not in self.context.gold]
+        if missing:
+            raise ConfigError(
+                f"'method.type' ground_truth needs a gold answer for every problem; {len(missing)} have none, {missing[0]!r} for one: "
+                "add the answers to the problem source, or use a label-free method"
+            )
+        pairs = [(self.context.gold[g.problem_id].text, answer) for g in groups for answer in g.representatives]
+        equal = iter(self.context.grader.equal(pairs))
+        return [self._judge_one(group, [next(equal) for _ in group.representatives]) for group in groups]
+
+    def _judge_one(self, group: AnswerGroup, right: list[bool]) -> Judgement:
+        label = right.index(True) if True in right else None
+        support = group.counts() / group.num_samples
+        consensus = Consensus(
+            label=(label,) * len(group.num_samples),
+            scores=np.array(right, dtype=float),
+            support=support,
+            margin=float(label is not None),
+        )
+        return Judgement(group, consensus, match_label(group, consensus), labelled(consensus))

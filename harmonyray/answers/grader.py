@@ -1,0 +1,84 @@
+"""The grader of a run: responses to answer groups, and answers against references, by one notion of equality.
+
+A plain class: it may live in the driver or inside an actor, on any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+from pydantic import Field
+
+from harmonyray.answers.cluster import cluster_answers
+from harmonyray.answers.equivalence import DEFAULT_LIMIT_S, DEFAULT_MAX_CHARS, DEFAULT_MEMORY_MB, Equivalence, Statistics
+from harmonyray.protocols import View
+from harmonyray.registry import PluginOptions
+from harmonyray.types import AnswerGroup, ParsedResponse, ProblemRollouts
+
+
+class AnswerGrader:
+    """A `protocols.Grader`. `views` are the run's, in the order of `ProblemRollouts.rollouts`.
+
+    Use as a context manager or call `close()`: it owns a child process. Not for concurrent calls from several threads.
+    """
+
+    class Options(PluginOptions):
+        """`limit_s`: wall seconds for one comparison in the solver; `memory_mb`: the solver's address space; `max_chars`:
+        longer answers are compared by their text only."""
+
+        limit_s: float = Field(default=DEFAULT_LIMIT_S, gt=0)
+        memory_mb: int = Field(default=DEFAULT_MEMORY_MB, ge=512)
+        max_chars: int = Field(default=DEFAULT_MAX_CHARS, ge=1)
+
+    def __init__(self, views: Sequence[View], options: Options | None = None) -> None:
+        options = options or self.Options()
+        self._views = tuple(views)
+        self._equivalence = Equivalence(options.limit_s, options.memory_mb, options.max_chars)
+
+    def __enter__(self) -> AnswerGrader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counts of the comparisons so far."""
+        return self._equivalence.statistics
+
+    def warm(self) -> None:
+        """Start the solver now, without waiting, so that the first step does not pay for it."""
+        self._equivalence.warm()
+
+    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
+        """Parse every response with its view and cluster the answers of each problem; one group per problem, in order.
+
+        Raises GraderError if the solver cannot be kept alive.
+        """
+        return [self._group(item) for item in rollouts]
+
+    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the answers of each pair are the same; given up or unreadable is False."""
+        return [verdict.equal for verdict in self._equivalence.check(pairs)]
+
+    def close(self) -> None:
+        """End the solver's process. Calling it twice is fine."""
+        self._equivalence.close()
+
+    def _group(self, item: ProblemRollouts) -> AnswerGroup:
+        assert len(item.rollouts) == len(self._views), f"{len(item.rollouts)} views of rollouts, {len(self._views)} views"
+        parsed: tuple[tuple[ParsedResponse, ...], ...] = tuple(
+            tuple(view.parse(item.problem, rollout.text) for rollout in row)
+            for view, row in zip(self._views, item.rollouts, strict=True)
+        )
+        clustering = cluster_answers([[response.answer for response in row] for row in parsed], self._equivalence)
+        return AnswerGroup(
+            problem_id=item.problem.id,
+            cluster_ids=clustering.cluster_ids,
+            num_samples=np.array([len(row) for row in parsed], dtype=np.int64),
+            representatives=clustering.representatives,
+            parsed=parsed,
+            num_timeouts=clustering.num_timeouts,
+        )

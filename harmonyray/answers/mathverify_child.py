@@ -1,0 +1,111 @@
+"""The child process that runs math-verify: `python -m harmonyray.answers.mathverify_child MEMORY_MB PARENT_PID`.
+
+One JSON line in: {"limit_s": float, "texts": [[mode, text], ...], "pairs": [[i, j, places], ...]}. JSON lines out: one
+{"parse": i} before a text is parsed and one {"pair": k} before a pair is compared, so that the parent knows what is stuck,
+and {"done": k, "equal": bool, "status": str} after each. The texts come from a model: they are parsed as LaTeX, never
+evaluated as Python; an audit hook forbids this process to start programs, open sockets or change files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import select
+import signal
+import sys
+from typing import Any, BinaryIO
+
+from harmonyray.answers.solver import Solver
+
+# Events that no comparison of two formulas needs. Opening a file for reading stays allowed (late imports).
+_FORBIDDEN = (
+    "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pty.", "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser.",
+    "mmap.", "sqlite3.", "tempfile.", "glob.", "fcntl.", "syslog.", "builtins.input", "builtins.breakpoint",
+)  # fmt: skip
+_READING = ("os.listdir", "os.scandir", "os.walk", "os.fwalk")
+_GRACE_S = 5
+
+
+def main() -> None:
+    memory_mb, parent = int(sys.argv[1]), int(sys.argv[2])
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # a library that prints must not break the protocol
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    sys.dont_write_bytecode = True
+    solver = Solver()
+    _limit(memory_mb)
+    sys.addaudithook(_forbid)
+    _send(replies, {"ready": True})
+    _serve(solver, requests, replies, parent)
+
+
+def _limit(memory_mb: int) -> None:
+    wanted = memory_mb * 2**20
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, wanted))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # pipes are not files: replies still pass
+    sys.setrecursionlimit(2000)
+
+
+def _forbid(event: str, args: tuple[Any, ...]) -> None:
+    if event == "open":
+        flags = args[2] if isinstance(args[2], int) else 0
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise PermissionError("answers may not write files")
+    elif event.startswith(_FORBIDDEN) and event not in _READING:
+        raise PermissionError(f"answers may not use {event}")
+
+
+def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message).encode() + b"\n")
+
+
+def _serve(solver: Solver, requests: BinaryIO, replies: BinaryIO, parent: int) -> None:
+    """Answer requests until the parent closes the pipe or is gone."""
+    pending = b""
+    while True:
+        ready, _, _ = select.select([requests], [], [], _GRACE_S)
+        if os.getppid() != parent:
+            return
+        if not ready:
+            continue
+        chunk = requests.read(1 << 16)
+        if not chunk:
+            return
+        pending += chunk
+        while b"\n" in pending:
+            line, _, pending = pending.partition(b"\n")
+            _answer(solver, json.loads(line), replies)
+
+
+def _answer(solver: Solver, request: dict[str, Any], replies: BinaryIO) -> None:
+    # the kernel ends this process even inside a long C call if the parent, gone or stopped, does not
+    alarm_s = math.ceil(request["limit_s"]) + _GRACE_S
+    texts = [(mode, text) for mode, text in request["texts"]]
+    for k, (i, j, places) in enumerate(request["pairs"]):
+        signal.alarm(alarm_s)
+        try:
+            for index in (i, j):
+                if not solver.knows(texts[index]):
+                    _send(replies, {"parse": index})
+                    solver.parse(texts[index])
+            _send(replies, {"pair": k})
+            left, right = solver.parse(texts[i]), solver.parse(texts[j])
+            status = "ok" if left.found and right.found else "unparsable"
+            equal = status == "ok" and solver.equal(left, right, places)
+        except (MemoryError, RecursionError):
+            solver.forget()
+            equal, status = False, "unparsable"
+        _send(replies, {"done": k, "equal": bool(equal), "status": status})
+    signal.alarm(0)
+
+
+if __name__ == "__main__":
+    main()

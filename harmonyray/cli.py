@@ -1,0 +1,144 @@
+"""The command line: thin verbs over the package. Heavy modules are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harmonyray.errors import ConfigError, HarmonyrayError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit code: 0 success, 1 failure, 2 a user's mistake, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.verb(args)
+        return code
+    except HarmonyrayError as e:
+        print(f"harmonyray: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("harmonyray: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"harmonyray: the disk is full ({e}): free some space, then continue with --resume", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harmonyray",
+        description="Label-free reinforcement learning of language models at test time, on Ray actors.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    train = verbs.add_parser("train", help="train as a configuration says")
+    _config_arguments(train)
+    train.add_argument("--run-dir", type=Path, help="where the run lives (default: runs/<name>-<time>)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
+    train.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    train.set_defaults(verb=_train)
+
+    evaluate = verbs.add_parser("eval", help="measure a model on problems with gold answers")
+    evaluate.add_argument("--model", required=True, help="a model directory or hub id")
+    evaluate.add_argument("--problems", required=True, help="a problem file (.jsonl, .csv, .parquet) or a source's name")
+    evaluate.add_argument("--config", help="views and sampling (default: the config.yaml beside the model's run, else base)")
+    evaluate.add_argument("--view", help="the view whose accuracy stands at the top level (default: the first)")
+    evaluate.add_argument("--samples", type=int, help="samples per problem and view (k)")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    evaluate.set_defaults(verb=_eval)
+
+    plan = verbs.add_parser("plan", help="show which actor would sit where, without starting anything")
+    _config_arguments(plan)
+    plan.set_defaults(verb=_plan)
+
+    doctor = verbs.add_parser("doctor", help="check this machine and say what to do about each finding")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    doctor.set_defaults(verb=_doctor)
+
+    listing = verbs.add_parser("list", help="show the plug-ins of a kind, or the configs, with their options")
+    listing.add_argument("kind", metavar="KIND")
+    listing.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    listing.set_defaults(verb=_list)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a YAML path, or a name in configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. learner.lr=1e-4")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from harmonyray.config import load_config
+    from harmonyray.console import Reporter
+    from harmonyray.run import run_training
+
+    config = load_config(args.config, args.overrides)
+    summary = run_training(config, args.run_dir, args.resume, Reporter(quiet=args.json))
+    if args.json:
+        print(json.dumps(summary))
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from harmonyray.config import load_config
+    from harmonyray.run import evaluation_overrides, find_eval_config, run_evaluation
+
+    name = find_eval_config(args.model, args.config)
+    config = load_config(name, [*evaluation_overrides(args.model, args.problems, args.samples), *args.overrides])
+    if args.view is not None and args.view not in config.views:
+        raise ConfigError(f"--view {args.view!r} is not a view of {name!r}: {', '.join(config.views)}")
+    result = run_evaluation(config, args.view)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        _print_result(result, name)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from harmonyray.build import plan
+    from harmonyray.config import load_config
+
+    table, fits = plan(load_config(args.config, args.overrides))
+    print(table)
+    return 0 if fits else 2
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from harmonyray.doctor import examine
+
+    findings = examine()
+    for f in findings:
+        print(f"{f.status:5}  {f.name:12} {f.found}" + (f"\n       -> {f.advice}" if f.advice else ""))
+    if args.json:
+        print(json.dumps({f.name: {"status": f.status, "found": f.found, "advice": f.advice} for f in findings}))
+    return 1 if any(f.status == "fail" for f in findings) else 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from harmonyray.listing import describe, format_listing
+
+    listing = describe(args.kind)
+    print(json.dumps(listing) if args.json else format_listing(listing))
+    return 0
+
+
+def _print_result(result: dict[str, Any], config: str) -> None:
+    print(f"{result['num_problems']} problems, view {result['view']}, settings of {config}, {result['wall_seconds']:.1f} s")
+    for key in ("avg_at_k", "pass_at_k", "greedy", "majority_at_k", "harmonic_at_k"):
+        print(f"{key:15} {result[key]:.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What a person sees of a run: the header, the progress bar on a terminal, warnings, the table at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from harmonyray.config import Config
+
+PHASES = ("generate", "grade", "learn", "sync", "eval")
+
+
+class Reporter:
+    """Progress and the final table go to stdout, warnings to stderr; without a terminal only the table is printed."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        """`quiet` leaves out everything but warnings (for `--json`)."""
+        self.out = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live = sys.stdout.isatty() and not quiet
+        self.progress: Progress | None = None
+        self.accuracy = "-"
+        self.silent_views: set[str] = set()
+        self.uncovered = 0
+
+    def start(self, config: Config, run_dir: Path, first_step: int, num_problems: int) -> None:
+        """The header: every batch size by its own name, and what follows from them."""
+        self.config = config
+        if not self.live:
+            return
+        per_step = min(config.rollout.problems_per_step, num_problems)
+        samples = sum(v.num_samples for v in config.views.values())
+        self.out.print(f"[bold]{config.name}[/bold]: {config.method.type} on {config.model.path}, run directory {run_dir}")
+        self.out.print(
+            f"{num_problems} problems, {per_step} a step x {samples} samples "
+            f"({', '.join(f'{name} {v.num_samples}' for name, v in config.views.items())}) = {per_step * samples} rollouts a step, "
+            f"{max(1, num_problems // per_step)} steps an epoch, steps {first_step} to {config.steps}; starting {config.runtime.type} ..."
+        )
+
+    def skipped(self, ids: Sequence[str], limit: int) -> None:
+        if ids:
+            named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+            self.err.print(
+                f"skipped {len(ids)} problem(s) with a prompt longer than rollout.max_prompt_tokens = {limit}: {named}"
+            )
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """The evaluation before training; starts the bar."""
+        self._set_accuracy(metrics)
+        if self.live:
+            self.progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=self.out,
+            )
+            self.task = self.progress.add_task(f"accuracy {self.accuracy}", total=self.config.steps)
+            self.progress.start()
+
+    def step(self, row: Mapping[str, float]) -> None:
+        """One finished step: moves the bar; warns once about a view without answers."""
+        self._set_accuracy(row)
+        self.uncovered += row["consensus/coverage"] == 0
+        for view in self.config.views:
+            if row[f"rollout/{view}/answered"] == 0 and view not in self.silent_views:
+                self.silent_views.add(view)
+                self.err.print(
+                    f"step {row['step']}: view {view!r} returned no answers; its prompt asks for \\boxed{{}}: does the model follow it, "
+                    "and is rollout.max_response_tokens long enough?",
+                    markup=False,
+                )
+        if self.progress is not None:
+            phases = " ".join(f"{name} {row[f'time/{name}_s']:.1f}s" for name in PHASES if row[f"time/{name}_s"] > 0.05)
+            labels = f", right {row['consensus/label_accuracy']:.2f}" if "consensus/label_accuracy" in row else ""
+            text = f"accuracy {self.accuracy} | labelled {row['consensus/coverage']:.2f}{labels} | {phases}"
+            self.progress.update(self.task, completed=row["step"], description=text)
+
+    def interrupted(self) -> None:
+        self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
+
+    def tracking_errors(self, errors: Sequence[str]) -> None:
+        for error in errors:
+            self.err.print(f"MLflow did not take a record (metrics.jsonl has it): {error}", markup=False)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def finish(self, config: Config, summary: Mapping[str, Any], rows: Sequence[Mapping[str, float]], uri: str) -> str:
+        """Prints the closing table and says what to open; returns it as plain text."""
+        self.close()
+        table = result_table(config, summary, rows)
+        lines = _closing_lines(config, summary, uri)
+        if rows and self.uncovered == len(rows):
+            lines.insert(
+                0,
+                "No problem got a pseudo-label in any step (coverage 0): the views never agreed on an answer, so nothing was trained.",
+            )
+        self.out.print(table)
+        for line in lines:
+            self.out.print(line, markup=False)
+        plain = Console(width=120, color_system=None, record=True, quiet=True)
+        with plain.capture() as captured:
+            plain.quiet = False
+            plain.print(table)
+        return captured.get() + "\n".join(lines) + "\n"
+
+    def _set_accuracy(self, row: Mapping[str, float]) -> None:
+        key = f"eval/{next(iter(self.config.views))}/avg_at_k"
+        if key in row:
+            self.accuracy = f"{row[key]:.3f}"
+
+
+def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapping[str, float]]) -> Table:
+    """Before and after in each view; pseudo-labels and what majority voting would have picked."""
+    before, after = summary["eval_before"], summary["eval_after"]
+    table = Table(
+        title=f"{config.name}: {config.method.type}, {summary['steps']} steps, {summary['wall_seconds']:.0f} s",
+        title_justify="left",
+    )
+    for header in ("", "before", "after"):
+        table.add_column(header, justify="left" if not header else "right")
+    k = config.eval.num_samples
+    for view in config.views:
+        for key, label in (("avg_at_k", f"avg@{k}"), ("greedy", "greedy")):
+            table.add_row(f"accuracy, {view} view, {label}", *_pair(before, after, f"eval/{view}/{key}"))
+    table.add_row(f"majority@{k} over all views", *_pair(before, after, "eval/majority_at_k"))
+    if len(config.views) > 1:
+        table.add_row(f"harmonic@{k} over all views", *_pair(before, after, "eval/harmonic_at_k"))
+    table.add_section()
+    window = min(8, max(1, len(rows) // 2))
+    first, last = rows[:window], rows[-window:]
+    table.add_row(f"training, mean of {window} step(s)", "first", "last")
+    for label, key in (
+        ("problems with a pseudo-label", "consensus/coverage"),
+        ("pseudo-labels right", "consensus/label_accuracy"),
+        ("majority voting would have been right", "consensus/majority_label_accuracy"),
+        ("upper bound: any sample right", "consensus/upper_bound"),
+    ):
+        table.add_row(label, _mean(first, key), _mean(last, key))
+    return table
+
+
+def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list[str]:
+    run_dir = summary["run_dir"]
+    return [
+        f"run     {run_dir}",
+        f"        head -c 600 {run_dir}/metrics.jsonl",
+        f"model   {run_dir}/model",
+        f"        harmonyray eval --model {run_dir}/model --problems {config.problems.type}",
+        f"MLflow  run {summary['mlflow_run_id']}",
+        f"        mlflow ui --backend-store-uri {uri}",
+    ]
+
+
+def _pair(before: Mapping[str, float], after: Mapping[str, float], key: str) -> tuple[str, str]:
+    return tuple(f"{m[key]:.3f}" if key in m else "no gold" for m in (before, after))  # type: ignore[return-value]
+
+
+def _mean(rows: Sequence[Mapping[str, float]], key: str) -> str:
+    values = [row[key] for row in rows if key in row]
+    return f"{sum(values) / len(values):.3f}" if values else "none"

@@ -1,0 +1,55 @@
+"""One exception per boundary. Every message says what failed, what was got, what was expected and how to fix it.
+
+`UserError` and its children are the user's to repair (exit code 2); `RunError` and its children are failures of a run
+(exit code 1). Nothing here derives from ValueError, so pydantic lets these pass through its validators unchanged.
+"""
+
+from __future__ import annotations
+
+
+class HarmonyrayError(Exception):
+    """Anything this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(HarmonyrayError):
+    """Something the user can repair: a file, an option, a machine that is too small."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be run: unknown key, unknown type, impossible combination."""
+
+
+class ProblemError(UserError):
+    """A problem set that cannot be used: missing, unreadable, empty, duplicate ids."""
+
+
+class ModelError(UserError):
+    """A model directory that cannot be loaded: missing, no tokenizer, wrong architecture."""
+
+
+class PlacementError(UserError):
+    """The cluster cannot hold the actors that were asked for."""
+
+
+class RunError(HarmonyrayError):
+    """A run that cannot go on; its directory stays usable."""
+
+
+class StaleWeightsError(RunError):
+    """An engine was asked to generate with a policy version that it does not hold."""
+
+
+class WeightSyncError(RunError):
+    """A weight broadcast that did not arrive, or arrived altered."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is missing, incomplete or altered."""
+
+
+class GraderError(RunError):
+    """The answer workers cannot be kept alive."""

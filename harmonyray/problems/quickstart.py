@@ -1,0 +1,50 @@
+"""The quickstart problems: 128 two-digit subtractions that ship with the package, for the shipped demo model.
+
+What lives here: reading the shipped files. The questions file holds no answers; the gold answers are a file of their own,
+read by `gold()` alone. The task itself, and why the demo model gets it wrong, is told in `quickstart_task`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from harmonyray.errors import ProblemError
+from harmonyray.registry import PluginOptions
+from harmonyray.types import GoldAnswer, Problem
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "quickstart"
+MODEL_DIR = ASSETS / "model"
+"""The demo model: 0.3 million parameters, Qwen3, loadable with transformers without a network."""
+
+
+class QuickstartSource:
+    """The shipped subtraction questions, e.g. `52-37`; 77 need a borrow and 51 do not."""
+
+    class Options(PluginOptions):
+        """`limit`: only the first so many questions (all 128 if null)."""
+
+        limit: int | None = Field(default=None, ge=1)
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def problems(self) -> list[Problem]:
+        """The questions in file order, without answers. Raises ProblemError if the shipped file cannot be read."""
+        return [Problem(id=row["id"], text=row["question"], kind="number") for row in self._rows("questions.jsonl")]
+
+    def gold(self) -> dict[str, GoldAnswer]:
+        """The reference answers by problem id, of the same questions. Raises ProblemError like `problems`."""
+        return {row["id"]: GoldAnswer(problem_id=row["id"], text=row["answer"]) for row in self._rows("gold.jsonl")}
+
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        path = ASSETS / name
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as e:
+            raise ProblemError(
+                f"the shipped quickstart file {name!r} cannot be read ({e}); expected it at {path}: reinstall harmonyray"
+            ) from e
+        return [json.loads(line) for line in lines[: self.options.limit]]

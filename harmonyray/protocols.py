@@ -1,0 +1,110 @@
+"""What the loop needs of its parts. Anything that has these methods can take a part's place, remote or in-process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from harmonyray.types import (
+    AnswerGroup,
+    Batch,
+    Consensus,
+    FloatArray,
+    Judgement,
+    ParsedResponse,
+    Problem,
+    ProblemRollouts,
+    Prompt,
+    Rollout,
+    SampleRequest,
+    Sampling,
+    UpdateReport,
+)
+
+
+class View(Protocol):
+    """Renders prompts and parses responses; never calls a model."""
+
+    name: str
+
+    def render(self, problem: Problem) -> Prompt: ...
+
+    def parse(self, problem: Problem, response: str) -> ParsedResponse: ...
+
+
+class Selector(Protocol):
+    """Frequencies to a label. `counts` int[C, V], `num_samples` int[V]; `step` and `key` feed schedules and seeds."""
+
+    def select(self, counts: Any, num_samples: Any, *, step: int = 0, key: str = "") -> Consensus: ...
+
+
+class Method(Protocol):
+    """Answer groups to rewards."""
+
+    needs_gold: bool
+
+    def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]: ...
+
+
+class Advantage(Protocol):
+    """Rewards float[V, N] of one problem to advantages of the same shape; nan (absent, untrained) stays nan."""
+
+    def advantages(self, rewards: FloatArray) -> FloatArray: ...
+
+
+class Loss(Protocol):
+    """A policy loss per token: (loss, whether the clip was active), each of the inputs' shape (torch tensors)."""
+
+    def per_token(self, logprobs: Any, old_logprobs: Any, advantages: Any) -> tuple[Any, Any]: ...
+
+
+class Engine(Protocol):
+    """Generates. `sample` returns one tuple of rollouts per request, in the requests' order.
+
+    Raises StaleWeightsError if `policy_version` is not the one held.
+    """
+
+    policy_version: int
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]: ...
+
+    def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int) -> list[tuple[Rollout, ...]]: ...
+
+
+class Sampler(Protocol):
+    """All engines of all views behind one call."""
+
+    def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]: ...
+
+    def sample(
+        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+    ) -> dict[str, list[tuple[Rollout, ...]]]: ...
+
+
+class Grader(Protocol):
+    """Responses to clustered answers, and answers against references, by the one notion of equality."""
+
+    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]: ...
+
+    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]: ...
+
+
+class Learner(Protocol):
+    """Trains. `policy_version` counts its updates."""
+
+    policy_version: int
+
+    def update(self, batch: Batch, step: int) -> UpdateReport: ...
+
+    def save(self, directory: Path) -> None: ...
+
+    def load(self, directory: Path) -> None: ...
+
+
+class Tracker(Protocol):
+    """Records a step: its metrics, what was sampled and how it was judged."""
+
+    def log_step(
+        self, step: int, row: Mapping[str, float], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
+    ) -> None: ...

@@ -1,0 +1,137 @@
+"""Names to classes: built-in plug-ins by short name, the user's own as `package.module:Class`.
+
+A plug-in is a class with a nested pydantic model `Options`. Built-ins are listed as import paths, so that naming one
+costs nothing until it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harmonyray.errors import ConfigError
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "problems": {
+        "file": "harmonyray.problems.file:FileSource",
+        "quickstart": "harmonyray.problems.quickstart:QuickstartSource",
+    },
+    "views": {
+        "solver": "harmonyray.views.solver:Solver",
+        "reframer": "harmonyray.views.reframer:Reframer",
+    },
+    "selectors": {
+        "harmonic": "harmonyray.selectors.means:Harmonic",
+        "arithmetic": "harmonyray.selectors.means:Arithmetic",
+        "geometric": "harmonyray.selectors.means:Geometric",
+        "power_mean": "harmonyray.selectors.means:PowerMean",
+        "infomax": "harmonyray.selectors.infomax:Infomax",
+        "consistency": "harmonyray.selectors.infomax:Consistency",
+        "mean_variance": "harmonyray.selectors.infomax:MeanVariance",
+        "infomax_exact": "harmonyray.selectors.infomax:InfomaxExact",
+        "majority": "harmonyray.selectors.votes:Majority",
+        "self": "harmonyray.selectors.votes:SelfVote",
+        "cross": "harmonyray.selectors.votes:Cross",
+        "mutual_information": "harmonyray.selectors.information:MutualInformation",
+        "true_mutual_information": "harmonyray.selectors.information:TrueMutualInformation",
+        "determinant": "harmonyray.selectors.information:Determinant",
+        "bootstrap": "harmonyray.selectors.modifiers:Bootstrap",
+        "schedule": "harmonyray.selectors.modifiers:Schedule",
+        "mixed": "harmonyray.selectors.modifiers:Mixed",
+    },
+    "methods": {
+        "self_harmony": "harmonyray.algos.self_harmony:SelfHarmony",
+        "majority_vote": "harmonyray.algos.majority_vote:MajorityVote",
+        "ground_truth": "harmonyray.algos.ground_truth:GroundTruth",
+    },
+    "advantages": {"grpo": "harmonyray.algos.advantages:Grpo"},
+    "losses": {"ppo_clip": "harmonyray.algos.losses:PpoClip"},
+    "engines": {"hf": "harmonyray.engines.hf:HfEngine"},
+    "learners": {"torch": "harmonyray.learners.torch:TorchLearner"},
+}
+
+
+def nearest(name: str, choices: list[str]) -> str:
+    """A sentence fragment that names the closest of `choices`, or all of them when none is close."""
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "expected one of: " + ", ".join(sorted(choices))
+
+
+def resolve(kind: str, name: str) -> type[Any]:
+    """The class that `name` stands for among the plug-ins of `kind` (a key of `BUILT_IN`).
+
+    Raises ConfigError when there is no such name, module or class, or when the class has no nested `Options`.
+    """
+    known = BUILT_IN[kind]
+    target = known.get(name)
+    if target is None:
+        if ":" not in name:
+            raise ConfigError(
+                f"unknown type {name!r} among {kind}: {nearest(name, list(known))} (your own class is named 'package.module:Class')"
+            )
+        target = name
+    module_name, _, class_name = target.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as e:
+        if e.name is None or not module_name.startswith(e.name):
+            raise
+        raise ConfigError(
+            f"{kind} type {name!r}: no module {e.name!r} can be imported; is its package installed or on PYTHONPATH?"
+        ) from e
+    except AttributeError as e:
+        raise ConfigError(f"{kind} type {name!r}: module {module_name!r} has no class {class_name!r}") from e
+    options = getattr(cls, "Options", None)
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        raise ConfigError(f"{kind} type {name!r}: a plug-in needs a nested pydantic model named Options; {class_name} has none")
+    return cls
+
+
+class PluginOptions(BaseModel):
+    """The base of every plug-in's nested `Options`: frozen, and an unknown option is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def make_options(kind: str, name: str, where: str, values: Mapping[str, Any]) -> PluginOptions:
+    """The validated `Options` of plug-in `name`; `where` is the dotted config path that errors name.
+
+    Raises ConfigError that names each bad option, its value and the nearest valid one.
+    """
+    cls = resolve(kind, name)
+    try:
+        return cls.Options(**values)
+    except ValidationError as e:
+        raise ConfigError(explain(e, where, cls.Options)) from e
+
+
+def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """One line per problem of a pydantic error, with the nearest valid key for a misspelled one."""
+    lines = []
+    for item in error.errors():
+        path = [str(p) for p in item["loc"]]
+        dotted = ".".join(([where] if where else []) + path)
+        if item["type"] == "extra_forbidden":
+            fields = _fields_at(model, path[:-1])
+            lines.append(f"unknown option {dotted!r}: {nearest(path[-1], fields)}")
+        elif item["type"] == "missing":
+            lines.append(f"missing option {dotted!r}: it has no default and must be given")
+        else:
+            lines.append(f"bad value for {dotted!r}: {item['msg']} (got {item['input']!r})")
+    return "\n".join(lines)
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The option names of the model found by following `path` from `model`."""
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    return list(model.model_fields)

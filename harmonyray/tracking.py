@@ -1,0 +1,175 @@
+"""Recording a run: `metrics.jsonl`, Parquet rollouts and MLflow. mlflow is imported when the first record needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from harmonyray.types import Judgement, ProblemRollouts
+
+MLFLOW_PARAM_CHARS = 500
+MLFLOW_BATCH = 100  # parameters one request may hold
+
+
+class RunTracker:
+    """Writes a step's record to the run directory at once and to MLflow in the background."""
+
+    def __init__(self, run_dir: Path, views: Sequence[str], mlflow: MlflowRun, listeners: Iterable[Any] = ()) -> None:
+        self.run_dir, self.views, self.mlflow, self.listeners = run_dir, list(views), mlflow, list(listeners)
+        (run_dir / "rollouts").mkdir(exist_ok=True)
+
+    def log_step(
+        self, step: int, row: Mapping[str, float], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
+    ) -> None:
+        """Rollouts first and the metrics line last: a line in `metrics.jsonl` means that the step is whole."""
+        write_rollouts(self.run_dir / "rollouts" / f"step-{step:06d}.parquet", step, self.views, rollouts, judgements)
+        with (self.run_dir / "metrics.jsonl").open("a") as f:
+            f.write(json.dumps(row) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        self.mlflow.log_metrics(row, step)
+        for listener in self.listeners:
+            listener(row)
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`; a last line that a crash cut short is left out."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def rewind(run_dir: Path, step: int) -> None:
+    """Forgets what was recorded after `step`, so that a resumed run records every step once."""
+    rows = [row for row in read_metrics(run_dir) if row["step"] <= step]
+    temporary = run_dir / ".metrics.jsonl"
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    temporary.replace(run_dir / "metrics.jsonl")
+    for path in (run_dir / "rollouts").glob("step-*.parquet"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
+
+
+def write_rollouts(
+    path: Path, step: int, views: Sequence[str], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
+) -> None:
+    """One row per sample: what was asked, answered, extracted, its cluster, the label and the reward."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for problem, judged in zip(rollouts, judgements, strict=True):
+        group = judged.group
+        for v, samples in enumerate(problem.rollouts):
+            label = judged.consensus.label[v]
+            for n, rollout in enumerate(samples):
+                read = group.parsed[v][n]
+                rows.append(
+                    {
+                        "step": step,
+                        "problem_id": problem.problem.id,
+                        "view": views[v],
+                        "sample": n,
+                        "question": problem.problem.text,
+                        "response": rollout.text,
+                        "answer": read.answer,
+                        "cluster": int(group.cluster_ids[v, n]),
+                        "label": None if label is None else group.representatives[label],
+                        "reward": float(judged.rewards[v, n]),
+                        "missing": read.missing,
+                        "rewritten": read.rewritten,
+                        "strategy": read.strategy,
+                        "num_tokens": len(rollout.token_ids),
+                        "finish_reason": rollout.finish_reason,
+                        "policy_version": rollout.policy_version,
+                    }
+                )
+    temporary = path.with_name(f".{path.name}")
+    pq.write_table(pa.Table.from_pylist(rows), temporary)
+    temporary.replace(path)
+
+
+class MlflowRun:
+    """One MLflow run, written by a background thread in order. Errors surface at `finish`, the run goes on meanwhile.
+
+    mlflow is imported by that thread alone: two threads importing it at once meet half-made modules.
+    """
+
+    def __init__(self, uri: str, artifact_root: Path | None, experiment: str, name: str, run_id: str | None = None) -> None:
+        """Starts the run, or takes up `run_id`, in the background. `artifact_root` is used for a local SQLite store only."""
+        self.uri = uri
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._pending: list[Future[None]] = []
+        self._started: Future[str] = self._pool.submit(self._start, artifact_root, experiment, name, run_id)
+
+    @property
+    def run_id(self) -> str:
+        """Waits for the run's start. Raises what MLflow raised."""
+        return self._started.result()
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        def write() -> None:
+            from mlflow.entities import Param
+
+            batch = [Param(key, str(value)[:MLFLOW_PARAM_CHARS]) for key, value in params.items()]
+            for i in range(0, len(batch), MLFLOW_BATCH):
+                self._client.log_batch(self.run_id, params=batch[i : i + MLFLOW_BATCH])
+
+        self._queue(write)
+
+    def log_metrics(self, row: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+
+        def write() -> None:
+            from mlflow.entities import Metric
+
+            batch = [Metric(key, float(value), now, step) for key, value in row.items() if key != "step"]
+            self._client.log_batch(self.run_id, metrics=batch)
+
+        self._queue(write)
+
+    def log_artifacts(self, path: Path, folder: str | None = None) -> None:
+        """A file, or a directory's files, as artifacts."""
+        log = (lambda: self._client.log_artifacts(self.run_id, str(path), folder)) if path.is_dir() else None
+        self._queue(log or (lambda: self._client.log_artifact(self.run_id, str(path), folder)))
+
+    def finish(self, status: str) -> list[str]:
+        """Waits for everything queued and ends the run as FINISHED, FAILED or KILLED. Returns the distinct errors met."""
+        self._queue(lambda: self._client.set_terminated(self.run_id, status))
+        self._pool.shutdown(wait=True)
+        errors = [e for e in (f.exception() for f in self._pending) if e is not None]
+        return sorted({f"{type(e).__name__}: {e}" for e in errors})
+
+    def _queue(self, work: Any) -> None:
+        self._pending.append(self._pool.submit(work))
+
+    def _start(self, artifact_root: Path | None, experiment: str, name: str, run_id: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        for noisy in ("alembic", "mlflow"):  # after the import, which sets levels of its own
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        self._client = MlflowClient(self.uri)
+        if run_id is not None:
+            self._client.update_run(run_id, status="RUNNING")
+            return run_id
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            location = artifact_root.resolve().as_uri() if artifact_root else None
+            try:
+                experiment_id = self._client.create_experiment(experiment, artifact_location=location)
+            except MlflowException:  # another run of this folder made it between the two calls
+                found = self._client.get_experiment_by_name(experiment)
+                if found is None:
+                    raise
+                experiment_id = found.experiment_id
+        else:
+            experiment_id = found.experiment_id
+        started: str = self._client.create_run(experiment_id, run_name=name).info.run_id
+        return started

@@ -1,0 +1,186 @@
+"""The data that flows through a step: plain, frozen, slotted. No behaviour beyond shapes, no heavy imports.
+
+Letters for shapes: V views, N samples per view, C clusters, P problems per step, B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question without its answer. `kind` tells the extraction what an answer looks like: math, number or choice."""
+
+    id: str
+    text: str
+    kind: str = "math"
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GoldAnswer:
+    """The reference answer of one problem. Only evaluation, and methods that declare `needs_gold`, may hold one."""
+
+    problem_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a view asks an engine: plain `text`, or chat `messages` for the tokenizer's template (exactly one of them)."""
+
+    problem_id: str
+    view: str
+    text: str | None = None
+    messages: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. `temperature` 0 is greedy. `top_p` 1 keeps the whole distribution (training needs that)."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One prompt and one seed per wanted sample; the samples of a request are one group and travel together."""
+
+    prompt: Prompt
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled response.
+
+    `prompt_ids` int[T_prompt] and `token_ids` int[T] are tokens (`token_ids` includes the stop token when one was
+    sampled), `logprobs` float32[T] the log-probability (nats) of each sampled token under the engine's policy at the
+    sampling temperature. `finish_reason` is "stop" or "length".
+    """
+
+    prompt: Prompt
+    prompt_ids: IntArray
+    token_ids: IntArray
+    logprobs: Float32Array
+    text: str
+    finish_reason: str
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedResponse:
+    """What a view read out of one response. `missing` in [0, 1] is the share of required sections that are absent or
+    placeholders (0 for a view without sections); `copied` in [0, 1] the share of the rewording's 5-grams taken from
+    the original question."""
+
+    answer: str | None
+    missing: float = 0.0
+    copied: float = 0.0
+    rewritten: str | None = None
+    strategy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemRollouts:
+    """Everything sampled for one problem: `rollouts[v][n]`, views in the run's order. It is never split."""
+
+    problem: Problem
+    rollouts: tuple[tuple[Rollout, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGroup:
+    """The answers of one problem, clustered over all of its views.
+
+    `cluster_ids` int[V, N]: cluster of each sample, -1 where it has no answer or past `num_samples[v]`.
+    `num_samples` int[V]. `representatives` [C]: the text of each cluster's first member; clusters are numbered by the
+    sample at which they first appear. `parsed[v][n]` is what the view read. `num_timeouts`: comparisons given up.
+    """
+
+    problem_id: str
+    cluster_ids: IntArray
+    num_samples: IntArray
+    representatives: tuple[str, ...]
+    parsed: tuple[tuple[ParsedResponse, ...], ...] = ()
+    num_timeouts: int = 0
+
+    def counts(self) -> IntArray:
+        """Samples per cluster and view, int[C, V]."""
+        out = np.zeros((len(self.representatives), len(self.num_samples)), dtype=np.int64)
+        for v, row in enumerate(self.cluster_ids):
+            out[:, v] = np.bincount(row[row >= 0], minlength=len(self.representatives))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """A selector's verdict on one problem.
+
+    `label` [V]: the pseudo-label's cluster for each view, or None where the selector abstains (most selectors give every
+    view the same one). `scores` float[C], or float[C, V] where views are judged apart; `support` float[C, V] are the
+    frequencies p[c, v]; `margin` is the winner's score minus the runner-up's (the winner's own score if it is alone).
+    """
+
+    label: tuple[int | None, ...]
+    scores: FloatArray
+    support: FloatArray
+    margin: float
+    tie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A method's verdict on one problem: `rewards` float[V, N] (nan past a view's samples) and `trained` bool[V],
+    false for the views whose samples are left out of the update (an abstention, for one)."""
+
+    group: AnswerGroup
+    consensus: Consensus
+    rewards: FloatArray
+    trained: BoolArray
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one update, right-padded. Rows of a problem are adjacent and no row leaves without the others.
+
+    `token_ids` int[B, T] prompt and response; `lengths` int[B] tokens in use; `response_mask` bool[B, T] true on response
+    tokens; `old_logprobs` float32[B, T] the engine's, 0 outside the mask; `advantages` float32[B, T], 0 outside the mask;
+    `view` int[B]. `temperature` is the one the rows were sampled at.
+    """
+
+    token_ids: IntArray
+    lengths: IntArray
+    response_mask: BoolArray
+    old_logprobs: Float32Array
+    advantages: Float32Array
+    view: IntArray
+    temperature: float = 1.0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What an update did: the policy version after it and its metrics."""
+
+    policy_version: int
+    metrics: Mapping[str, float]
+
+
+Rollouts = Sequence[ProblemRollouts]
