@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from harmonyray.algos.base import MethodContext
-from harmonyray.answers.grader import AnswerGrader
 from harmonyray.config import Config, Plugin
 from harmonyray.errors import ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
@@ -54,9 +53,10 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
     learner_arguments = {**_model_arguments(config), "steps": config.steps}
     learner = PartSpec("learners", config.learner.type, config.learner.options, learner_arguments) if learn else None
     loss = PartSpec("losses", config.loss.type, config.loss.options, {})
+    grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
         group = reserve(wanted, config.runtime.start_timeout_s)
-        runtime = RayRuntime(wanted, group, engine, learner, loss, views, config.runtime, config.sync)
+        runtime = RayRuntime(wanted, group, engine, learner, loss, grader, config.runtime, config.sync)
         try:
             yield runtime, runtime.grader
         finally:
@@ -74,11 +74,12 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
     arguments = _model_arguments(config)
     loss = make("losses", config.loss)
     learner = make("learners", config.learner, loss=loss, steps=config.steps, **arguments) if learn else None
-    with AnswerGrader(views, AnswerGrader.Options()) as grader:
-        try:
-            yield InProcessRuntime(make("engines", config.rollout.engine, **arguments), learner), grader
-        finally:
-            torch.set_num_threads(threads)
+    grader = make("graders", config.grader, views=views)
+    try:
+        yield InProcessRuntime(make("engines", config.rollout.engine, **arguments), learner), grader
+    finally:
+        grader.close()
+        torch.set_num_threads(threads)
 
 
 def make_method(config: Config, grader: Grader, gold: Mapping[str, GoldAnswer]) -> Any:

@@ -27,6 +27,7 @@ PLUGIN_PLACES = {
     ("advantage",): "advantages",
     ("loss",): "losses",
     ("rollout", "engine"): "engines",
+    ("grader",): "graders",
     ("learner",): "learners",
 }
 COMMON_KEYS = {"views": {"num_samples"}}  # keys beside `type` that belong to the schema and not to the plug-in
@@ -129,6 +130,7 @@ class Config(Section):
     loss: Plugin
     rollout: RolloutConfig
     learner: Plugin
+    grader: Plugin
     eval: EvalConfig
     placement: PlacementConfig
     runtime: RuntimeConfig

@@ -36,11 +36,13 @@ class Reporter:
             return
         per_step = min(config.rollout.problems_per_step, num_problems)
         samples = sum(v.num_samples for v in config.views.values())
+        by_view = ", ".join(f"{name} {v.num_samples}" for name, v in config.views.items())
         self.out.print(f"[bold]{config.name}[/bold]: {config.method.type} on {config.model.path}, run directory {run_dir}")
         self.out.print(
             f"{num_problems} problems, {per_step} a step x {samples} samples "
-            f"({', '.join(f'{name} {v.num_samples}' for name, v in config.views.items())}) = {per_step * samples} rollouts a step, "
-            f"{max(1, num_problems // per_step)} steps an epoch, steps {first_step} to {config.steps}; starting {config.runtime.type} ..."
+            f"({by_view}) = {per_step * samples} rollouts a step, "
+            f"{max(1, num_problems // per_step)} steps an epoch, steps {first_step} to {config.steps}; "
+            f"starting {config.runtime.type} ..."
         )
 
     def skipped(self, ids: Sequence[str], limit: int) -> None:
@@ -73,8 +75,8 @@ class Reporter:
             if row[f"rollout/{view}/answered"] == 0 and view not in self.silent_views:
                 self.silent_views.add(view)
                 self.err.print(
-                    f"step {row['step']}: view {view!r} returned no answers; its prompt asks for \\boxed{{}}: does the model follow it, "
-                    "and is rollout.max_response_tokens long enough?",
+                    f"step {row['step']}: view {view!r} returned no answers; "
+                    "its prompt asks for \\boxed{}: does the model follow it, and is rollout.max_response_tokens long enough?",
                     markup=False,
                 )
         if self.progress is not None:
@@ -103,7 +105,8 @@ class Reporter:
         if rows and self.uncovered == len(rows):
             lines.insert(
                 0,
-                "No problem got a pseudo-label in any step (coverage 0): the views never agreed on an answer, so nothing was trained.",
+                "No problem got a pseudo-label in any step (coverage 0): the views never agreed on an answer, "
+                "so nothing was trained.",
             )
         self.out.print(table)
         for line in lines:

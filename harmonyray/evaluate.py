@@ -43,7 +43,8 @@ class Evaluator:
 
     def evaluate(self, policy_version: int) -> dict[str, float]:
         """`eval/{view}/avg_at_k`, `pass_at_k`, `majority_at_k`, `greedy` for every view, and over all views
-        `eval/majority_at_k`, `eval/harmonic_at_k`; shares in [0, 1]. Empty if no problem has a gold answer."""
+        `eval/majority_at_k`, `eval/harmonic_at_k`; `eval/{view}/avg_at_k/{category}` where problems have one.
+        Shares in [0, 1]. Empty if no problem has a gold answer."""
         if not self.problems:
             return {}
         sampled = self._ask(self.settings.num_samples, self.settings.sampling, policy_version)
@@ -60,6 +61,9 @@ class Evaluator:
             out[f"eval/{view.name}/greedy"] = float(
                 np.mean([_hits(g, r, v).mean() for g, r in zip(greedy_groups, greedy_right, strict=True)])
             )
+            for category in sorted({p.category for p in self.problems if p.category}):
+                part = [h.mean() for p, h in zip(self.problems, hits, strict=True) if p.category == category]
+                out[f"eval/{view.name}/avg_at_k/{category}"] = float(np.mean(part))
         for name in ("majority", "harmonic"):
             out[f"eval/{name}_at_k"] = float(np.mean([_label_right(g, r, name) for g, r in zip(groups, right, strict=True)]))
         return out

@@ -50,6 +50,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "advantages": {"grpo": "harmonyray.algos.advantages:Grpo"},
     "losses": {"ppo_clip": "harmonyray.algos.losses:PpoClip"},
+    "graders": {"answers": "harmonyray.answers.grader:AnswerGrader"},
     "engines": {"hf": "harmonyray.engines.hf:HfEngine"},
     "learners": {"torch": "harmonyray.learners.torch:TorchLearner"},
 }
@@ -73,7 +74,8 @@ def resolve(kind: str, name: str) -> type[Any]:
     if target is None:
         if ":" not in name:
             raise ConfigError(
-                f"unknown type {name!r} among {kind}: {nearest(name, list(known))} (your own class is named 'package.module:Class')"
+                f"unknown type {name!r} among {kind}: {nearest(name, list(known))} "
+                "(your own class is named 'package.module:Class')"
             )
         target = name
     module_name, _, class_name = target.partition(":")

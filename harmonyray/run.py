@@ -187,7 +187,8 @@ def _check_same_experiment(config: Config, run_dir: Path) -> None:
     if changed:
         shown = "; ".join(f"{k}: {saved.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
         raise ConfigError(
-            f"--resume: this configuration is not the one '{run_dir}' was started with ({shown}); use the same, or a new --run-dir"
+            f"--resume: this configuration is not the one '{run_dir}' was started with ({shown}); "
+            "use the same, or a new --run-dir"
         )
 
 

@@ -19,12 +19,14 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question without its answer. `kind` tells the extraction what an answer looks like: math, number or choice."""
+    """A question without its answer. `kind` tells the extraction what an answer looks like: math, number or choice;
+    `category` (a level, a subject) is what evaluations are broken down by, empty for none."""
 
     id: str
     text: str
     kind: str = "math"
     choices: tuple[str, ...] = ()
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)

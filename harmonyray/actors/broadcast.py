@@ -85,7 +85,8 @@ class WeightGroup:
             self.group.broadcast([flat], options).wait(timedelta(seconds=self.spec.timeout_s))
         except (RuntimeError, dist.DistError) as e:
             raise WeightSyncError(
-                f"broadcast group {self.spec.name!r}, rank {self.rank}: bucket {index} (from tensor {bucket[0].name!r}, {len(flat)} bytes) "
+                f"broadcast group {self.spec.name!r}, rank {self.rank}: bucket {index} "
+                f"(from tensor {bucket[0].name!r}, {len(flat)} bytes) "
                 f"did not arrive within {self.spec.timeout_s:g} s: {str(e).splitlines()[0]}"
             ) from e
 

@@ -72,6 +72,7 @@ def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
         remove_placement_group(group)
         free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
         raise PlacementError(
-            f"the cluster is busy: no room within {timeout_s:g} s (free now: {free}); wait for other jobs, or lower `placement`:\n{table}"
+            f"the cluster is busy: no room within {timeout_s:g} s (free now: {free}); "
+            f"wait for other jobs, or lower `placement`:\n{table}"
         )
     return group

@@ -61,7 +61,7 @@ def assign(wanted: Sequence[Seat], nodes: Sequence[Node]) -> list[str | None]:
 
 def plan_rows(wanted: Sequence[Seat], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
     """The table of a plan: header, a row per seat, then asked and available totals."""
-    rows = [("group", "replica", "CPUs", "GPUs", "node")]
+    rows: list[tuple[str, ...]] = [("group", "replica", "CPUs", "GPUs", "node")]
     for seat, node in zip(wanted, assign(wanted, nodes), strict=True):
         rows.append((seat.group, str(seat.replica), f"{seat.num_cpus:g}", f"{seat.num_gpus:g}", node or "NO ROOM"))
     rows.append(("asked", "", f"{sum(s.num_cpus for s in wanted):g}", f"{sum(s.num_gpus for s in wanted):g}", ""))

@@ -22,7 +22,6 @@ from harmonyray.actors.placement import Seat
 from harmonyray.actors.workers import EngineWorker, GraderWorker, LearnerWorker, PartSpec
 from harmonyray.config import RuntimeConfig, SyncConfig
 from harmonyray.errors import RunError, WeightSyncError
-from harmonyray.protocols import View
 from harmonyray.types import AnswerGroup, Batch, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
 
@@ -57,7 +56,7 @@ class RayRuntime:
         engine: PartSpec,
         learner: PartSpec | None,
         loss: PartSpec,
-        views: Sequence[View],
+        grader: PartSpec,
         runtime: RuntimeConfig,
         sync: SyncConfig,
     ) -> None:
@@ -70,7 +69,7 @@ class RayRuntime:
         self.policy_version = 0
         for bundle, seat in enumerate(seats):
             if seat.group == "grader":
-                self.grader = RayGrader(self, bundle, seat, views)
+                self.grader = RayGrader(self, bundle, seat, grader)
             elif seat.group == "learner":
                 self._learner_has_gpu = seat.num_gpus > 0
                 if learner is not None:
@@ -216,8 +215,8 @@ class RayRuntime:
         for replica, held in zip(self.replicas, self._get(acks), strict=True):
             if held != expected:
                 raise RunError(
-                    f"view {replica.view} replica {replica.index} acknowledged policy version {self.policy_version} with checksum {held}, "
-                    f"the learner sent {expected}: the engine does not hold the broadcast weights"
+                    f"view {replica.view} replica {replica.index} acknowledged policy version {self.policy_version} "
+                    f"with checksum {held}, the learner sent {expected}: the engine does not hold the broadcast weights"
                 )
         return int(num_bytes)
 
@@ -260,9 +259,9 @@ class RayRuntime:
 class RayGrader:
     """The grader actor; it holds no state, so a dead one is replaced and asked again."""
 
-    def __init__(self, runtime: RayRuntime, bundle: int, seat: Seat, views: Sequence[View]) -> None:
+    def __init__(self, runtime: RayRuntime, bundle: int, seat: Seat, spec: PartSpec) -> None:
         self.runtime = runtime
-        self._start: Callable[[], Any] = lambda: runtime.start_actor(GraderWorker, bundle, seat.num_gpus, list(views))
+        self._start: Callable[[], Any] = lambda: runtime.start_actor(GraderWorker, bundle, seat.num_gpus, spec)
         self.handle = self._start()
 
     def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:

@@ -12,7 +12,6 @@ import torch
 
 from harmonyray.actors.broadcast import GroupSpec, WeightGroup, WeightStore, own_address
 from harmonyray.engines.weights import TensorSpec, checksum, specs
-from harmonyray.protocols import View
 from harmonyray.registry import PluginOptions, resolve
 from harmonyray.types import AnswerGroup, Batch, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
@@ -107,16 +106,16 @@ class LearnerWorker:
 class GraderWorker:
     """The grader, away from the driver because model output is hostile."""
 
-    def __init__(self, views: Sequence[View]) -> None:
-        from harmonyray.answers.grader import AnswerGrader
-
-        self.grader = AnswerGrader(views, AnswerGrader.Options())
+    def __init__(self, spec: PartSpec) -> None:
+        self.grader = spec.build()
 
     def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
-        return self.grader.group(rollouts)
+        groups: list[AnswerGroup] = self.grader.group(rollouts)
+        return groups
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        return self.grader.equal(pairs)
+        equal: list[bool] = self.grader.equal(pairs)
+        return equal
 
     def close(self) -> None:
         self.grader.close()

@@ -26,7 +26,7 @@ class Grpo:
         self.options = options
 
     def advantages(self, rewards: FloatArray) -> FloatArray:
-        """Advantages of one problem, float[V, N], from its rewards float[V, N] (nan for absent or untrained samples stays nan)."""
+        """Advantages of one problem, float[V, N], from its rewards float[V, N] (nan: absent or untrained, stays nan)."""
         if self.options.group == "problem":
             return normalise(rewards)
         return np.stack([normalise(row) for row in rewards])

@@ -1,37 +1,17 @@
-"""What every method shares: the context it is built with, the selector in its options, and the base class."""
+"""What every method shares: the context it is built with, the base class, and rewards by label."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
 
 from harmonyray.errors import ConfigError
-from harmonyray.protocols import Grader, Selector
-from harmonyray.registry import PluginOptions, make_options, resolve
+from harmonyray.protocols import Grader
+from harmonyray.registry import PluginOptions
 from harmonyray.types import AnswerGroup, Consensus, FloatArray, GoldAnswer, Judgement
-
-
-class SelectorSpec(BaseModel):
-    """A selector by name, its options flat beside `type`: `{type: harmonic, weights: [1, 2]}`."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    type: str
-
-    @model_validator(mode="after")
-    def _check_options(self) -> Self:
-        self.options()
-        return self
-
-    def options(self) -> PluginOptions:
-        return make_options("selectors", self.type, "method.selector", self.__pydantic_extra__ or {})
-
-    def build(self) -> Selector:
-        built: Selector = resolve("selectors", self.type)(self.options())
-        return built
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +47,8 @@ class MethodBase:
 def blank_rewards(group: AnswerGroup) -> FloatArray:
     """Zeros for every sample, nan past a view's own number of samples: float[V, N]."""
     rewards = np.zeros(group.cluster_ids.shape)
-    rewards[np.arange(rewards.shape[1])[None, :] >= group.num_samples[:, None]] = np.nan
+    for v, count in enumerate(group.num_samples):
+        rewards[v, count:] = np.nan
     return rewards
 
 
@@ -89,5 +70,6 @@ def require_views(method: str, views: tuple[str, ...], least: int) -> None:
     """Raises ConfigError if there are fewer than `least` views."""
     if len(views) < least:
         raise ConfigError(
-            f"'method.type' {method} compares views and needs at least {least}, got {len(views)}: {list(views)}; add one under 'views'"
+            f"'method.type' {method} compares views and needs at least {least}, got {len(views)}: {list(views)}; "
+            "add one under 'views'"
         )

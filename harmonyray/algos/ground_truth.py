@@ -20,7 +20,8 @@ class GroundTruth(MethodBase):
         missing = [g.problem_id for g in groups if g.problem_id not in self.context.gold]
         if missing:
             raise ConfigError(
-                f"'method.type' ground_truth needs a gold answer for every problem; {len(missing)} have none, {missing[0]!r} for one: "
+                f"'method.type' ground_truth needs a gold answer for every problem; {len(missing)} have none, "
+                f"{missing[0]!r} for one: "
                 "add the answers to the problem source, or use a label-free method"
             )
         pairs = [(self.context.gold[g.problem_id].text, answer) for g in groups for answer in g.representatives]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from harmonyray.algos.base import MethodBase, MethodContext, SelectorSpec, labelled, match_label, require_views
+from harmonyray.algos.base import MethodBase, MethodContext, labelled, match_label, require_views
 from harmonyray.algos.rewards import diversity_penalty, gated
 from harmonyray.registry import PluginOptions
+from harmonyray.selectors.nested import SelectorSpec
 from harmonyray.types import AnswerGroup, FloatArray, Judgement
 
 

@@ -48,8 +48,11 @@ def _same_unit(a: Canonical, b: Canonical) -> bool:
 
 def _same_number(a: Canonical, b: Canonical) -> bool:
     assert a.value is not None and b.value is not None
-    if a.value == b.value or _rounds_to(a.value, b) or _rounds_to(b.value, a):
+    if a.value == b.value:
         return True
+    if a.decimals is None or b.decimals is None:  # two decimals are what they say
+        if _rounds_to(a.value, b) or _rounds_to(b.value, a):
+            return True
     if (a.unit == PERCENT) != (b.unit == PERCENT):
         percent, plain = (a, b) if a.unit == PERCENT else (b, a)
         assert percent.value is not None

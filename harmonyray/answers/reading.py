@@ -17,6 +17,10 @@ _MIN_PROSE_WORDS = 4
 _COMMANDS = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ,.']*\})?")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _FORMULA = re.compile(r"(?<!\\)\$[^$]+\$|\\\(|\\\[|\\boxed")
+# a sentence that says there is no value, whatever numbers it mentions on the way
+_NO_VALUE = re.compile(
+    r"\b(?:can(?:not|'t) be|there is no|no real|does(?: not|n't)|not enough|undefined|impossible|insufficient)\b", re.IGNORECASE
+)
 _DECIMALS = re.compile(r"\d*\.(\d+)")
 
 
@@ -46,7 +50,8 @@ def read(text: str) -> Reading:
         if answer is not None and answer != text:
             return _formula(answer)
     cleaned = clean_unicode(text)[-_MAX_PROSE_CHARS:]
-    return Reading(Canonical(cleaned, cleaned), cleaned, "prose")
+    no_value = "\\boxed" not in cleaned and _NO_VALUE.search(cleaned) is not None
+    return Reading(Canonical(cleaned, cleaned, hazard=no_value), cleaned, "prose")
 
 
 def _formula(text: str) -> Reading:

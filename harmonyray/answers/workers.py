@@ -89,13 +89,18 @@ class MathVerifyWorker:
         """
         replies: list[Reply] = []
         strikes: dict[Text, int] = {}
+        num_deaths = 0
         with self._lock:
             while len(replies) < len(tasks):
                 if self._is_bad(tasks[len(replies)], strikes):
                     replies.append(Reply(False, "timeout"))
                     continue
                 rest = tasks[len(replies) : len(replies) + _MAX_BATCH]
-                replies += self._batch(list(takewhile(lambda task: not self._is_bad(task, strikes), rest)), strikes)
+                new = self._batch(list(takewhile(lambda task: not self._is_bad(task, strikes), rest)), strikes)
+                num_deaths = 0 if new else num_deaths + 1
+                if num_deaths == _MAX_FAILED_STARTS:
+                    raise GraderError("the math-verify child dies as soon as it is asked; its stderr says why")
+                replies += new
         return replies
 
     def _is_bad(self, task: Task, strikes: dict[Text, int]) -> bool:
@@ -119,7 +124,7 @@ class MathVerifyWorker:
             self._kill()
 
     def _batch(self, tasks: Sequence[Task], strikes: dict[Text, int]) -> list[Reply]:
-        """Replies to the first one or more of `tasks`: to all of them, or up to the one that got stuck."""
+        """Replies to all of `tasks`, or to those up to the one that got stuck; none if the child was dead to begin with."""
         texts = list(dict.fromkeys(text for task in tasks for text in (task.left, task.right)))
         index = {text: i for i, text in enumerate(texts)}
         pairs = [(index[task.left], index[task.right], task.places) for task in tasks]
@@ -127,13 +132,18 @@ class MathVerifyWorker:
         self._ask(request)
         replies: list[Reply] = []
         parsing: Text | None = None
+        heard = False
         deadline = time.monotonic() + self._limit_s
         while len(replies) < len(tasks):
             message = self._read(deadline)
             if message is None:
+                died = self._process is not None and self._process.poll() is not None
                 self._restart()
+                if died and not heard:
+                    return []  # it was gone before it took the first pair: nobody's fault, so all are asked again
                 self._blame(tasks[len(replies)], parsing, strikes)
                 return [*replies, Reply(False, "timeout")]
+            heard = True
             if "parse" in message:
                 parsing = texts[message["parse"]]
             elif "pair" in message:

@@ -7,6 +7,7 @@ split over batches. Every sample draws from its own seed, so its tokens do not d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ class HfEngine:
         """
         if policy_version != self.policy_version:
             raise StaleWeightsError(
-                f"asked to generate with policy version {policy_version}, but this engine holds {self.policy_version}: broadcast the weights first"
+                f"asked to generate with policy version {policy_version}, but this engine holds {self.policy_version}: "
+                "broadcast the weights first"
             )
         prompt_ids = [self._encode(r.prompt) for r in requests]
         out: dict[int, tuple[Rollout, ...]] = {}
@@ -79,7 +81,8 @@ class HfEngine:
         if prompt.text is not None:
             return self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
         chat = [dict(m) for m in prompt.messages]
-        return self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        encoded: Any = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+        return list(encoded["input_ids"])
 
     def _chunks(self, requests: Sequence[SampleRequest], prompt_ids: Sequence[list[int]]) -> Iterator[list[int]]:
         """Request indices in batches of at most `max_batch_rows` samples, whole groups, similar prompt lengths together."""
@@ -97,7 +100,7 @@ class HfEngine:
     def _rollout(
         self, prompt: Prompt, prompt_ids: np.ndarray, token_ids: np.ndarray, logprobs: np.ndarray, stopped: bool
     ) -> Rollout:
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
         return Rollout(prompt, prompt_ids, token_ids, logprobs, text, "stop" if stopped else "length", self.policy_version)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -52,10 +53,11 @@ def load_model(name: str, dtype: str) -> PreTrainedModel:
     Raises ModelError if it cannot be loaded.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=getattr(torch, dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=getattr(torch, dtype))
     except (OSError, ValueError) as e:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(e)}") from e
-    return model.to(device()).eval()
+    placed: PreTrainedModel = model.to(device()).eval()
+    return placed
 
 
 def device() -> torch.device:

@@ -20,6 +20,12 @@ MODEL_DIR = ASSETS / "model"
 """The demo model: 0.3 million parameters, Qwen3, loadable with transformers without a network."""
 
 
+def _category(question: str) -> str:
+    """Whether the ones place needs a borrow: read off the question, so no hint of the answer."""
+    a, b = question.split("-")
+    return "borrow" if a[-1] < b[-1] else "plain"
+
+
 class QuickstartSource:
     """The shipped subtraction questions, e.g. `52-37`; 77 need a borrow and 51 do not."""
 
@@ -33,7 +39,10 @@ class QuickstartSource:
 
     def problems(self) -> list[Problem]:
         """The questions in file order, without answers. Raises ProblemError if the shipped file cannot be read."""
-        return [Problem(id=row["id"], text=row["question"], kind="number") for row in self._rows("questions.jsonl")]
+        return [
+            Problem(id=row["id"], text=row["question"], kind="number", category=_category(row["question"]))
+            for row in self._rows("questions.jsonl")
+        ]
 
     def gold(self) -> dict[str, GoldAnswer]:
         """The reference answers by problem id, of the same questions. Raises ProblemError like `problems`."""

@@ -166,14 +166,14 @@ def splits_smaller_from_larger(question: Question) -> Worked:
 class Mistakes:
     """How often lessons err, as probabilities; `shares` are those of count up, shift, split and copy."""
 
-    misconception: float = 0.62
+    misconception: float = 0.65
     slip_plain: float = 0.30
     slip_borrow: float = 0.10
-    shares: tuple[float, float, float, float] = (0.32, 0.32, 0.31, 0.05)
-    systematic_borrow: float = 0.5
+    shares: tuple[float, float, float, float] = (0.35, 0.35, 0.25, 0.05)
+    systematic_borrow: float = 0.65
     systematic_plain: float = 0.4
     split_misconception: float = 0.15
-    slip_reframed: float = 0.22
+    slip_reframed: float = 0.25
     malformed: float = 0.05
 
 

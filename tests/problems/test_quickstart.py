@@ -234,5 +234,9 @@ def test_foreign_text_tokenizes_with_one_unk_per_run(tokenizer) -> None:  # type
 
 
 def test_responses_have_the_stated_lengths(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    solver = tokenizer.encode(quickstart_task.columns(Q52_37).solution, add_special_tokens=False)
-    assert len(solver) == 15
+    """With the end token: 18 for the solver, 28 to 30 for the reframer; the default positions hold many times that."""
+    assert len(tokenizer.encode(quickstart_task.columns(Q52_37).solution, add_special_tokens=False)) == 17
+    for name, (right, _) in quickstart_task.STRATEGIES.items():
+        worked = right(Q52_37)
+        text = quickstart_task.write_reframed(name, worked.rewrite, worked)
+        assert 25 <= len(tokenizer.encode(text, add_special_tokens=False)) <= 30
