@@ -17,7 +17,7 @@ from harmonyray.types import GoldAnswer, Problem, Sampling
 
 def make(kind: str, plugin: Plugin, **arguments: Any) -> Any:
     """The plug-in of a config entry."""
-    return resolve(kind, plugin.type)(plugin.options, **arguments)
+    return resolve(kind, plugin.type)(options=plugin.options, **arguments)
 
 
 def make_views(config: Config) -> list[View]:

@@ -90,8 +90,12 @@ def _ray() -> Finding:
 
 
 def _mlflow() -> Finding:
+    import logging
+
     from mlflow.tracking import MlflowClient
 
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
         client.create_experiment("doctor", artifact_location=Path(folder).as_uri())

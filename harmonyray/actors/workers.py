@@ -26,7 +26,7 @@ class PartSpec:
     arguments: dict[str, Any]
 
     def build(self) -> Any:
-        return resolve(self.kind, self.type)(self.options, **self.arguments)
+        return resolve(self.kind, self.type)(options=self.options, **self.arguments)
 
 
 class EngineWorker:
