@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from harmonyray.algos.base import MethodContext
 from harmonyray.config import Config, Plugin
-from harmonyray.errors import ProblemError
+from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.protocols import Grader, View
 from harmonyray.registry import resolve
@@ -30,6 +31,16 @@ def load_problems(config: Config) -> tuple[list[Problem], Mapping[str, GoldAnswe
     return source.problems(), source.gold()
 
 
+def check_gold(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
+    """Raises ConfigError if the method needs gold answers that are not there."""
+    missing = [p.id for p in problems if p.id not in gold]
+    if missing and resolve("methods", config.method.type).needs_gold:
+        raise ConfigError(
+            f"'method.type' {config.method.type} needs a gold answer for every problem; {len(missing)} of {len(problems)} have "
+            f"none, {missing[0]!r} for one: add the answers to the problem source, or use a label-free method"
+        )
+
+
 @contextmanager
 def open_runtime(config: Config, views: Sequence[View], learn: bool = True) -> Iterator[tuple[Any, Grader]]:
     """Engines, learner (unless `learn` is false) and grader of a run, as actors or in this process; closed on leaving.
@@ -45,8 +56,8 @@ def open_runtime(config: Config, views: Sequence[View], learn: bool = True) -> I
 def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tuple[Any, Grader]]:
     from harmonyray.actors.cluster import cluster, reserve
     from harmonyray.actors.placement import seats
-    from harmonyray.actors.runtime import RayRuntime
-    from harmonyray.actors.workers import PartSpec
+    from harmonyray.actors.runtime import RayRuntime, RunSpec
+    from harmonyray.actors.specs import PartSpec
 
     wanted = [seat for seat in seats(config) if learn or seat.group != "learner"]
     engine = PartSpec("engines", config.rollout.engine.type, config.rollout.engine.options, _model_arguments(config))
@@ -56,8 +67,9 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
     grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
         group = reserve(wanted, config.runtime.start_timeout_s)
-        runtime = RayRuntime(wanted, group, engine, learner, loss, grader, config.runtime, config.sync)
+        runtime = RayRuntime(wanted, group, RunSpec(engine, learner, loss, grader), config.runtime, config.sync)
         try:
+            runtime.start()
             yield runtime, runtime.grader
         finally:
             runtime.close()
@@ -118,7 +130,8 @@ def skip_long_prompts(
 
 
 def _model_arguments(config: Config) -> dict[str, Any]:
-    return {"model": config.model.path, "dtype": config.model.dtype}
+    directory = Path(config.model.path)  # actors may have another working directory
+    return {"model": str(directory.resolve()) if directory.is_dir() else config.model.path, "dtype": config.model.dtype}
 
 
 def plan(config: Config) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 from harmonyray.errors import CheckpointError
 
 STATE_FILE = "state.json"
+NEARLY_NOTHING = 2**16  # bytes free on a full disk, at most
 
 
 class CheckpointStore:
@@ -24,22 +26,15 @@ class CheckpointStore:
     def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
         """Calls `write` on a new folder, adds `state`, and makes it appear as the checkpoint of `step`; drops the oldest.
 
-        A failure (a full disk, say) leaves the earlier checkpoints untouched and no partial one behind.
+        A failure leaves the earlier checkpoints untouched and no partial one behind. Raises CheckpointError on a full disk.
         """
         final = self._path(step)
-        partial = self.directory / f".partial-{final.name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir(parents=True)
-            write(partial)
-            (partial / STATE_FILE).write_text(json.dumps({"step": step, **state}))
-            _flush(partial)
-            if final.exists():
-                shutil.rmtree(final)
-            partial.rename(final)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+
+        def write_all(directory: Path) -> None:
+            write(directory)
+            (directory / STATE_FILE).write_text(json.dumps({"step": step, **state}))
+
+        replace_directory(final, write_all)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old))
         return final
@@ -65,14 +60,34 @@ class CheckpointStore:
 
 
 def replace_directory(final: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` on a new folder and puts it in the place of `final` only when it is complete."""
+    """Calls `write` on a new folder and puts it in the place of `final` only when it is complete; else it is removed.
+
+    Raises CheckpointError on a full disk.
+    """
     partial = final.parent / f".partial-{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    _flush(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        _flush(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except BaseException as e:
+        full = _is_full(e, partial)
+        shutil.rmtree(partial, ignore_errors=True)
+        if full:
+            raise CheckpointError(
+                f"'{final}' cannot be written, the disk is full: free some space, then continue with --resume"
+            ) from e
+        raise
+
+
+def _is_full(error: BaseException, directory: Path) -> bool:
+    """Whether `error`, raised while writing to `directory`, comes from a full disk: torch and safetensors have errors of
+    their own for it, without a number."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+        return True
+    return isinstance(error, RuntimeError) and directory.is_dir() and shutil.disk_usage(directory).free < NEARLY_NOTHING
 
 
 def _flush(directory: Path) -> None:

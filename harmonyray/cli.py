@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code: 0 success, 1 failure, 2 a user's mistake, 130 interrupted."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         code: int = args.verb(args)
+        sys.stdout.flush()
         return code
     except HarmonyrayError as e:
         print(f"harmonyray: {e}", file=sys.stderr)
@@ -27,14 +29,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("harmonyray: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) has what it wanted
-        sys.stderr.close()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
         return 0
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"harmonyray: the disk is full ({e}): free some space, then continue with --resume", file=sys.stderr)
         return 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes positional arguments in one piece only; overrides may also come after options."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(item.startswith("-") or "=" not in item for item in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
+def _reader_left() -> bool:
+    """Whether whoever read our output (head, less) has gone; then the rest goes nowhere, without a word at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:

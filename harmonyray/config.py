@@ -7,14 +7,25 @@ A file states what differs from the file it `extends` (in the end `base.yaml`). 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SkipValidation,
+    ValidationError,
+)
 
 from harmonyray.errors import ConfigError
 from harmonyray.registry import PluginOptions, explain, make_options, nearest, resolve
@@ -30,20 +41,21 @@ PLUGIN_PLACES = {
     ("grader",): "graders",
     ("learner",): "learners",
 }
+SUFFIXES = (".yaml", ".yml")
 COMMON_KEYS = {"views": {"num_samples"}}  # keys beside `type` that belong to the schema and not to the plug-in
 
 
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Plugin(Section):
     """A plug-in by name with its validated options (flat beside `type` in YAML)."""
 
     type: str
-    options: PluginOptions
+    options: SkipValidation[PluginOptions]  # `make_options` has validated them
 
 
 class ViewConfig(Plugin):
@@ -119,7 +131,7 @@ class TrackingConfig(Section):
 class Config(Section):
     """A whole experiment. `load_config` makes one."""
 
-    name: str
+    name: str = Field(pattern=r"^[^/]+$", description="names the run directory")
     seed: NonNegativeInt = 0
     steps: PositiveInt
     model: ModelConfig
@@ -146,6 +158,10 @@ class Config(Section):
             node.update(node.pop("options", {}))
         return raw
 
+    def to_yaml(self) -> str:
+        """The text of a file that `load_config` reads back as this very config: it extends nothing, all values are literal."""
+        return yaml.safe_dump({"extends": None, **_escape(self.to_container())}, sort_keys=False)
+
 
 def config_dirs() -> list[Path]:
     """Where a config may be named without a path: ./configs, the installed package's, the source tree's."""
@@ -161,10 +177,14 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     layers = _layers(_find(name))
     layers.append(_override_layer(overrides))
     merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge(merged, layer)
     try:
+        for layer in layers:
+            merged = _merge(merged, layer)
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as e:
+        raise ConfigError(f"config {name!r}: missing option {e.full_key!r}: it has no default and must be given") from e
+    except TypeError as e:  # OmegaConf's for a list on a mapping
+        raise ConfigError(f"config {name!r}: {e}: a list stands where a mapping of keys is expected, or the reverse") from e
     except OmegaConfBaseException as e:
         raise ConfigError(f"config {name!r}: {e.full_key or ''}: {str(e).splitlines()[0]}") from e
     assert isinstance(resolved, dict)
@@ -173,7 +193,10 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
 def validate(raw: dict[str, Any]) -> Config:
     """The Config of resolved plain values: plug-in options first, then the schema, then what only makes sense together."""
-    raw["views"] = {k: v for k, v in (raw.get("views") or {}).items() if v is not None}
+    views = raw.get("views") or {}
+    if not isinstance(views, Mapping):
+        raise ConfigError(f"'views' must be a mapping of view names, e.g. views.solver.type=solver, got {views!r}")
+    raw["views"] = {k: v for k, v in views.items() if v is not None}
     for path, kind in plugin_places(raw):
         if kind == "selectors":
             continue  # a method's own options validate its selector
@@ -183,7 +206,8 @@ def validate(raw: dict[str, Any]) -> Config:
         common = COMMON_KEYS.get(kind, set())
         options = {k: v for k, v in node.items() if k != "type" and k not in common}
         kept = {k: v for k, v in node.items() if k in common}
-        _put(raw, path, {"type": node["type"], "options": make_options(kind, node["type"], where, options), **kept})
+        made = make_options(kind, node["type"], where, options, beside={"type", *common})
+        _put(raw, path, {"type": node["type"], "options": made, **kept})
     try:
         config = Config(**raw)
     except ValidationError as e:
@@ -195,6 +219,9 @@ def validate(raw: dict[str, Any]) -> Config:
 def _check_together(c: Config) -> None:
     if not c.views:
         raise ConfigError("'views' is empty: name at least one view, e.g. views.solver.type=solver")
+    for name in c.views:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     for name in c.placement.views:
         if name not in c.views:
             raise ConfigError(f"'placement.views.{name}' places a view that does not exist: {nearest(name, list(c.views))}")
@@ -205,17 +232,32 @@ def _check_together(c: Config) -> None:
         )
     if c.runtime.type == "in_process" and any(c.placement.for_view(v).replicas > 1 for v in c.views):
         raise ConfigError("'runtime.type' is in_process, which has one engine per view: set placement replicas to 1, or use ray")
-    resolve("methods", c.method.type).check(c.method.options, tuple(c.views))
+    check = getattr(resolve("methods", c.method.type), "check", None)
+    if check is not None:  # a method of the user's own need not derive from MethodBase
+        check(c.method.options, tuple(c.views))
 
 
 def plugin_places(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     """The paths in `raw` that hold a plug-in, each with its kind; outer ones first."""
     for pattern, kind in PLUGIN_PLACES.items():
-        names = list(_at(raw, pattern[:-1]) or ()) if pattern[-1] == "*" else [pattern[-1]]
-        for name in names:
+        outer = _at(raw, pattern[:-1])
+        if not isinstance(outer, Mapping):
+            continue
+        for name in list(outer) if pattern[-1] == "*" else [pattern[-1]]:
             path = (*pattern[:-1], name)
             if _at(raw, path) is not None:
                 yield path, kind
+
+
+def _escape(value: Any) -> Any:
+    """`value` with every "${" in its texts written so that OmegaConf does not take it for an interpolation."""
+    if isinstance(value, dict):
+        return {k: _escape(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_escape(v) for v in value]
+    if isinstance(value, str) and "${" in value:
+        return re.sub(r"(\\*)\$\{", lambda m: 2 * m[1] + r"\${", value)
+    return value
 
 
 def _at(raw: Any, path: Sequence[str]) -> Any:
@@ -234,7 +276,7 @@ def _put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 def _find(name: str) -> Path:
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in SUFFIXES:
         if not path.is_file():
             raise ConfigError(f"config file {name!r} does not exist (from {os.getcwd()!r})")
         return path
@@ -262,7 +304,7 @@ def _layers(path: Path) -> list[dict[str, Any]]:
         layers.insert(0, layer)
         if parent is None:
             return layers
-        sibling = path.parent / f"{parent}.yaml"
+        sibling = path.parent / (str(parent) if Path(str(parent)).suffix in SUFFIXES else f"{parent}.yaml")
         path = sibling if sibling.is_file() else _find(str(parent))
 
 
@@ -295,6 +337,8 @@ def _merge(base: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
         old, new = _at(base, path), _at(layer, path)
         if not (isinstance(old, dict) and isinstance(new, dict)) or new.get("type") in (None, old.get("type")):
             continue
+        if "${" in str(new["type"]):
+            continue  # known only once everything is merged
         fields = set(resolve(kind, str(new["type"])).Options.model_fields) | COMMON_KEYS.get(kind, set()) | {"type"}
         _put(base, path, {k: v for k, v in old.items() if k in fields})
     merged = OmegaConf.to_container(OmegaConf.merge(base, layer), resolve=False)

@@ -155,11 +155,12 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
 
 def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list[str]:
     run_dir = summary["run_dir"]
+    problems = getattr(config.problems.options, "path", config.problems.type)
     return [
         f"run     {run_dir}",
         f"        head -c 600 {run_dir}/metrics.jsonl",
         f"model   {run_dir}/model",
-        f"        harmonyray eval --model {run_dir}/model --problems {config.problems.type}",
+        f"        harmonyray eval --model {run_dir}/model --problems {problems}",
         f"MLflow  run {summary['mlflow_run_id']}",
         f"        mlflow ui --backend-store-uri {uri}",
     ]

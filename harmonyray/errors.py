@@ -35,6 +35,10 @@ class PlacementError(UserError):
     """The cluster cannot hold the actors that were asked for."""
 
 
+class TrackingError(UserError):
+    """An MLflow store that cannot be used: unknown scheme, no server, a damaged database."""
+
+
 class RunError(HarmonyrayError):
     """A run that cannot go on; its directory stays usable."""
 
@@ -48,7 +52,7 @@ class WeightSyncError(RunError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is missing, incomplete or altered."""
+    """A checkpoint that cannot be written (a full disk), or that is missing, incomplete or altered."""
 
 
 class GraderError(RunError):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+import typing
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -79,48 +80,58 @@ def resolve(kind: str, name: str) -> type[Any]:
             )
         target = name
     module_name, _, class_name = target.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), class_name]):
+        raise ConfigError(f"{kind} type {name!r} is not of the form 'package.module:Class'")
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as e:
-        if e.name is None or not module_name.startswith(e.name):
+        if e.name is None or not f"{module_name}.".startswith(f"{e.name}."):
             raise
         raise ConfigError(
             f"{kind} type {name!r}: no module {e.name!r} can be imported; is its package installed or on PYTHONPATH?"
         ) from e
-    except AttributeError as e:
-        raise ConfigError(f"{kind} type {name!r}: module {module_name!r} has no class {class_name!r}") from e
+    cls = getattr(module, class_name, None)
+    if not isinstance(cls, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise ConfigError(
+            f"{kind} type {name!r}: module {module_name!r} has no class {class_name!r}: {nearest(class_name, classes)}"
+        )
     options = getattr(cls, "Options", None)
-    if not (isinstance(options, type) and issubclass(options, BaseModel)):
-        raise ConfigError(f"{kind} type {name!r}: a plug-in needs a nested pydantic model named Options; {class_name} has none")
+    if not (isinstance(options, type) and issubclass(options, BaseModel) and options.model_config.get("extra") == "forbid"):
+        raise ConfigError(
+            f"{kind} type {name!r}: a plug-in needs a nested class Options(harmonyray.registry.PluginOptions), "
+            f"a pydantic model that forbids extra keys; {class_name} has none"
+        )
     return cls
 
 
 class PluginOptions(BaseModel):
     """The base of every plug-in's nested `Options`: frozen, and an unknown option is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def make_options(kind: str, name: str, where: str, values: Mapping[str, Any]) -> PluginOptions:
+def make_options(kind: str, name: str, where: str, values: Mapping[str, Any], beside: Collection[str] = ()) -> PluginOptions:
     """The validated `Options` of plug-in `name`; `where` is the dotted config path that errors name.
 
+    `beside`: keys that are valid at `where` but no options, for the suggestions.
     Raises ConfigError that names each bad option, its value and the nearest valid one.
     """
     cls = resolve(kind, name)
     try:
         return cls.Options(**values)
     except ValidationError as e:
-        raise ConfigError(explain(e, where, cls.Options)) from e
+        raise ConfigError(explain(e, where, cls.Options, beside)) from e
 
 
-def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
-    """One line per problem of a pydantic error, with the nearest valid key for a misspelled one."""
+def explain(error: ValidationError, where: str, model: type[BaseModel], beside: Collection[str] = ()) -> str:
+    """One line per problem of a pydantic error, with the nearest valid key for a misspelled one (also of those `beside`)."""
     lines = []
     for item in error.errors():
         path = [str(p) for p in item["loc"]]
         dotted = ".".join(([where] if where else []) + path)
         if item["type"] == "extra_forbidden":
-            fields = _fields_at(model, path[:-1])
+            fields = _fields_at(model, path[:-1]) + ([] if path[:-1] else list(beside))
             lines.append(f"unknown option {dotted!r}: {nearest(path[-1], fields)}")
         elif item["type"] == "missing":
             lines.append(f"missing option {dotted!r}: it has no default and must be given")
@@ -130,10 +141,15 @@ def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The option names of the model found by following `path` from `model`."""
+    """The option names of the model found by following `path` from `model`; a step into a dict of models takes any key."""
+    annotation: Any = model
     for part in path:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if typing.get_origin(annotation) is dict:
+            annotation = typing.get_args(annotation)[1]
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel) and part in annotation.model_fields:
+            annotation = annotation.model_fields[part].annotation
+        else:
             break
-        model = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
     return list(model.model_fields)

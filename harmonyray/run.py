@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harmonyray import build
 from harmonyray.checkpoint import CheckpointStore, replace_directory
-from harmonyray.config import Config
+from harmonyray.config import Config, load_config
 from harmonyray.console import Reporter
 from harmonyray.errors import ConfigError
 from harmonyray.loop import Parts, train
@@ -48,6 +47,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     """
     begun = time.perf_counter()
     problems, gold = build.load_problems(config)
+    build.check_gold(config, problems, gold)
     views = build.make_views(config)
     _check_model(config)
     store = CheckpointStore((run_dir or Path()) / "checkpoints", config.checkpoint.keep)
@@ -60,13 +60,15 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     try:
         mlflow.log_params(_flat(config.to_container()))
         with ExitStack() as stack:
-            stop_asked = stack.enter_context(_graceful_interrupt(reporter))
             runtime, grader = stack.enter_context(build.open_runtime(config, views))
             if start.checkpoint is not None:
                 runtime.load(start.checkpoint)
                 runtime.sync()
             problems, skipped = build.skip_long_prompts(config, problems, views, runtime)
             reporter.skipped(skipped, config.rollout.max_prompt_tokens)
+            run_id = mlflow.run_id
+            # Only now: what the user has to repair before a first step leaves the directory free for the next try.
+            (start.run_dir / "config.yaml").write_text(config.to_yaml())
             evaluator = build.make_evaluator(config, problems, gold, views, runtime, grader)
             before = start.state.get("eval_before")
             if before is None:
@@ -75,7 +77,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
             reporter.evaluated(before)
 
             def save(step: int) -> None:
-                store.save(step, runtime.save, {"mlflow_run_id": mlflow.run_id, "eval_before": before})
+                store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before})
 
             parts = Parts(
                 schedule=ProblemSchedule(problems, config.rollout.problems_per_step, config.seed),
@@ -94,12 +96,13 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
                 eval_every=config.eval.every,
                 checkpoint_every=config.checkpoint.every,
             )
-            last = train(parts, start.first_step, stop_asked)
+            with _graceful_interrupt(reporter) as stop_asked:
+                last = train(parts, start.first_step, stop_asked)
             if last < config.steps:
                 status = "KILLED"
                 raise KeyboardInterrupt
             replace_directory(start.run_dir / "model", runtime.save_model)
-        summary = _summary(start.run_dir, mlflow.run_id, last, before, time.perf_counter() - begun)
+        summary = _summary(start.run_dir, run_id, last, before, time.perf_counter() - begun)
         (start.run_dir / "summary.json").write_text(json.dumps(summary))
         table = reporter.finish(config, summary, read_metrics(start.run_dir), uri)
         (start.run_dir / "summary.txt").write_text(table)
@@ -149,21 +152,32 @@ def _prepare(config: Config, run_dir: Path | None, resume: bool, store: Checkpoi
             raise ConfigError(f"--resume: '{run_dir}' is not a run directory (it has no config.yaml); start one without --resume")
         _check_same_experiment(config, run_dir)
         found = store.latest()
-        rewind(run_dir, found[1]["step"] if found else 0)
-        _write_config(config, run_dir)
+        last = found[1]["step"] if found else 0
+        if last > config.steps:
+            raise ConfigError(f"--resume: '{run_dir}' has reached step {last} already, and 'steps' is {config.steps}: raise it")
+        rewind(run_dir, last)
         return Start(run_dir, *found) if found else Start(run_dir, None, {})
     if run_dir is None:
         run_dir = _new_directory(Path("runs"), f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _write_config(config, run_dir)
+    _make_directory(run_dir)
     return Start(run_dir, None, {})
+
+
+def _make_directory(path: Path) -> None:
+    """Raises ConfigError where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        raise ConfigError(f"the run directory '{path}' cannot be made or written to ({e}): give another --run-dir") from e
 
 
 def _new_directory(root: Path, name: str) -> Path:
     """A directory that no other run has: `name`, else `name-2`, `name-3`, ..."""
-    root.mkdir(parents=True, exist_ok=True)
+    _make_directory(root)
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         path = root / f"{name}{suffix}"
         try:
@@ -174,12 +188,8 @@ def _new_directory(root: Path, name: str) -> Path:
     raise ConfigError(f"'{root}' already has a thousand runs named {name!r}: give --run-dir")
 
 
-def _write_config(config: Config, run_dir: Path) -> None:
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(config.to_container(), sort_keys=False))
-
-
 def _check_same_experiment(config: Config, run_dir: Path) -> None:
-    saved = _flat(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    saved = _flat(load_config(str(run_dir / "config.yaml")).to_container())
     now = _flat(config.to_container())
     changed = [
         k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k.split(".")[0] not in MAY_CHANGE_ON_RESUME
@@ -193,7 +203,7 @@ def _check_same_experiment(config: Config, run_dir: Path) -> None:
 
 
 def _check_model(config: Config) -> None:
-    from harmonyray.engines.loading import model_path
+    from harmonyray.engines.paths import model_path
 
     model_path(config.model.path)
 
@@ -232,7 +242,8 @@ def _summary(run_dir: Path, run_id: str, steps: int, before: Mapping[str, float]
 
 @contextmanager
 def _graceful_interrupt(reporter: Reporter) -> Iterator[Any]:
-    """The first Ctrl-C asks the loop to end after its step with a checkpoint; the second ends it at once."""
+    """The first Ctrl-C asks the loop to end after its step with a checkpoint; the second ends it at once. (Before the loop
+    there is no step to save, and the first one ends the run.)"""
     asked: list[int] = []
 
     def handle(signum: int, frame: Any) -> None:
@@ -261,8 +272,14 @@ def find_eval_config(model: str, config: str | None) -> str:
 
 
 def evaluation_overrides(model: str, problems: str, samples: int | None) -> list[str]:
-    """The command line's model, problems and samples as config overrides."""
-    is_source = problems in BUILT_IN["problems"]
+    """The command line's model, problems and samples as config overrides.
+
+    A file is taken whole and with its own answers: `limit` and `gold_path` of the config belong to the config's own file.
+    """
+    is_source = problems in BUILT_IN["problems"] or (":" in problems and not Path(problems).exists())
     out = ["name=eval", "steps=1", f"model.path={json.dumps(model)}"]
-    out += [f"problems.type={problems}"] if is_source else ["problems.type=file", f"problems.path={json.dumps(problems)}"]
+    if is_source:
+        out.append(f"problems.type={json.dumps(problems)}")
+    else:
+        out += ["problems.type=file", f"problems.path={json.dumps(problems)}", "problems.limit=null", "problems.gold_path=null"]
     return out + ([] if samples is None else [f"eval.num_samples={samples}"])

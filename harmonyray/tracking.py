@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from harmonyray.errors import TrackingError
 from harmonyray.types import Judgement, ProblemRollouts
 
 MLFLOW_PARAM_CHARS = 500
@@ -104,17 +105,22 @@ class MlflowRun:
     def __init__(self, uri: str, artifact_root: Path | None, experiment: str, name: str, run_id: str | None = None) -> None:
         """Starts the run, or takes up `run_id`, in the background. `artifact_root` is used for a local SQLite store only."""
         self.uri = uri
+        self._taken_up = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._pending: list[Future[None]] = []
         self._started: Future[str] = self._pool.submit(self._start, artifact_root, experiment, name, run_id)
 
     @property
     def run_id(self) -> str:
-        """Waits for the run's start. Raises what MLflow raised."""
+        """Waits for the run's start. Raises TrackingError if the store cannot be used."""
         return self._started.result()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
+        """The parameters of a new run; one that was taken up keeps its first (MLflow refuses to change any)."""
+
         def write() -> None:
+            if self._taken_up:
+                return
             from mlflow.entities import Param
 
             batch = [Param(key, str(value)[:MLFLOW_PARAM_CHARS]) for key, value in params.items()]
@@ -143,22 +149,45 @@ class MlflowRun:
         """Waits for everything queued and ends the run as FINISHED, FAILED or KILLED. Returns the distinct errors met."""
         self._queue(lambda: self._client.set_terminated(self.run_id, status))
         self._pool.shutdown(wait=True)
+        if self._started.exception() is not None:
+            return []  # one error, that `run_id` raises
         errors = [e for e in (f.exception() for f in self._pending) if e is not None]
-        return sorted({f"{type(e).__name__}: {e}" for e in errors})
+        return sorted({_brief(e) for e in errors})
 
     def _queue(self, work: Any) -> None:
         self._pending.append(self._pool.submit(work))
 
     def _start(self, artifact_root: Path | None, experiment: str, name: str, run_id: str | None) -> str:
-        from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        for noisy in ("alembic", "mlflow"):  # after the import, which sets levels of its own
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        self._client = MlflowClient(self.uri)
-        if run_id is not None:
+        for noisy in ("alembic", "mlflow"):  # after the import, which sets levels of its own; errors surface at `finish`
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        try:
+            self._client = MlflowClient(self.uri)
+            if run_id is not None and self._take_up(run_id):
+                return run_id
+            return self._create(artifact_root, experiment, name)
+        except Exception as e:  # what a store raises depends on its kind: MLflow's own, SQLAlchemy's, sockets'
+            raise TrackingError(
+                f"the MLflow store {self.uri!r} cannot be used: {_brief(e)}; correct 'tracking.uri', or null for a local file"
+            ) from e
+
+    def _take_up(self, run_id: str) -> bool:
+        """Whether the store has the run; it has not where a run directory was moved away from its store."""
+        from mlflow.exceptions import MlflowException
+
+        try:
             self._client.update_run(run_id, status="RUNNING")
-            return run_id
+        except MlflowException as e:
+            if e.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        self._taken_up = True
+        return True
+
+    def _create(self, artifact_root: Path | None, experiment: str, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
             location = artifact_root.resolve().as_uri() if artifact_root else None
@@ -173,3 +202,8 @@ class MlflowRun:
             experiment_id = found.experiment_id
         started: str = self._client.create_run(experiment_id, run_name=name).info.run_id
         return started
+
+
+def _brief(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

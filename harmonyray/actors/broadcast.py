@@ -8,27 +8,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from harmonyray.actors.specs import GroupSpec
 from harmonyray.engines.weights import TensorSpec, pack, plan_buckets, unpack
 from harmonyray.errors import WeightSyncError
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSpec:
-    """What a member needs to join: where the store is, the group's name, its size, backend and timeout."""
-
-    host: str
-    port: int
-    name: str
-    world_size: int
-    backend: str
-    timeout_s: float
 
 
 class WeightStore:
@@ -50,15 +38,21 @@ class WeightGroup:
         """Blocks until every member has joined. Raises WeightSyncError when they do not within the timeout."""
         self.spec, self.rank = spec, rank
         timeout = timedelta(seconds=spec.timeout_s)
+        here: Any = None
         try:
             root = (
                 store.store
                 if store
                 else dist.TCPStore(spec.host, spec.port, is_master=False, wait_for_workers=False, timeout=timeout)
             )
-            self.group: Any = _process_group(dist.PrefixStore(spec.name, root), rank, spec, timeout)
+            here = dist.PrefixStore(spec.name, root)
+            here.set(f"member-{rank}", "joined")
+            self.group: Any = _process_group(here, rank, spec, timeout)
         except (RuntimeError, dist.DistError) as e:
-            raise WeightSyncError(f"rank {rank} of {spec.world_size} could not join broadcast group {spec.name!r}: {e}") from e
+            raise WeightSyncError(
+                f"rank {rank} ({spec.members[rank]}) could not join broadcast group {spec.name!r} of {spec.world_size} "
+                f"within {spec.timeout_s:g} s: {_missing(spec, here)} ({str(e).splitlines()[0]})"
+            ) from e
 
     def send(self, weights: Mapping[str, torch.Tensor], specs: list[TensorSpec], bucket_bytes: int) -> int:
         """Broadcasts the weights from rank 0; returns the bytes sent to each engine."""
@@ -85,7 +79,7 @@ class WeightGroup:
             self.group.broadcast([flat], options).wait(timedelta(seconds=self.spec.timeout_s))
         except (RuntimeError, dist.DistError) as e:
             raise WeightSyncError(
-                f"broadcast group {self.spec.name!r}, rank {self.rank}: bucket {index} "
+                f"broadcast group {self.spec.name!r}, rank {self.rank} ({self.spec.members[self.rank]}): bucket {index} "
                 f"(from tensor {bucket[0].name!r}, {len(flat)} bytes) "
                 f"did not arrive within {self.spec.timeout_s:g} s: {str(e).splitlines()[0]}"
             ) from e
@@ -97,6 +91,15 @@ def _process_group(store: Any, rank: int, spec: GroupSpec, timeout: timedelta) -
         options._timeout = timeout
         return dist.ProcessGroupNCCL(store, rank, spec.world_size, options)
     return dist.ProcessGroupGloo(store, rank, spec.world_size, timeout)
+
+
+def _missing(spec: GroupSpec, store: Any) -> str:
+    """Who has not announced itself in the group's store."""
+    try:
+        absent = [f"rank {i} ({name})" for i, name in enumerate(spec.members) if not store.check([f"member-{i}"])]
+    except (AttributeError, RuntimeError, dist.DistError):
+        return f"the learner's store at {spec.host}:{spec.port} does not answer"
+    return f"{', '.join(absent)} did not join" if absent else "every rank announced itself, but they could not connect"
 
 
 def own_address() -> str:

@@ -28,8 +28,11 @@ QUIET = {
 def cluster(runtime: RuntimeConfig) -> Iterator[None]:
     """A connection to the cluster of RAY_ADDRESS, or a local Ray of this process that ends with it.
 
-    Raises PlacementError if RAY_ADDRESS cannot be reached.
+    A process that is connected already keeps its connection. Raises PlacementError if there is no Ray to be had.
     """
+    if ray.is_initialized():
+        yield
+        return
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     address = os.environ.get("RAY_ADDRESS")
@@ -40,9 +43,11 @@ def cluster(runtime: RuntimeConfig) -> Iterator[None]:
         else:
             store = runtime.object_store_mb * 1024 * 1024
             ray.init(address="local", include_dashboard=False, object_store_memory=store, **common)
-    except (ConnectionError, ValueError, RuntimeError) as e:
+    except Exception as e:
+        ray.shutdown()
         where = f"the cluster of RAY_ADDRESS={address}" if address else "a local Ray"
-        raise PlacementError(f"cannot connect to {where}: {e}; check `ray status`, or unset RAY_ADDRESS to run locally") from e
+        advice = "check `ray status`, or unset RAY_ADDRESS to run locally" if address else "see `harmonyray doctor`"
+        raise PlacementError(f"cannot connect to {where}: {str(e) or type(e).__name__}; {advice}") from e
     try:
         yield
     finally:

@@ -1,40 +1,35 @@
-"""The Ray actors: thin shells around an engine, a learner and a grader. One process each."""
+"""The Ray actors: thin shells around an engine, a learner and a grader. One process each.
+
+Constructors only keep what they are given; `start` builds the part, so that its errors reach the driver with their own
+type. torch is imported by the methods that need it: neither the driver nor the grader's process pays for it.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from harmonyray.actors.broadcast import GroupSpec, WeightGroup, WeightStore, own_address
-from harmonyray.engines.weights import TensorSpec, checksum, specs
-from harmonyray.registry import PluginOptions, resolve
+from harmonyray.actors.specs import GroupSpec, PartSpec
 from harmonyray.types import AnswerGroup, Batch, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
-
-@dataclass(frozen=True, slots=True)
-class PartSpec:
-    """How an actor builds its part: the plug-in's name and options, and the constructor's further arguments."""
-
-    kind: str
-    type: str
-    options: PluginOptions
-    arguments: dict[str, Any]
-
-    def build(self) -> Any:
-        return resolve(self.kind, self.type)(options=self.options, **self.arguments)
+if TYPE_CHECKING:
+    from harmonyray.actors.broadcast import WeightGroup
+    from harmonyray.engines.weights import TensorSpec
 
 
 class EngineWorker:
     """One replica of a view group."""
 
     def __init__(self, spec: PartSpec) -> None:
-        self.engine = spec.build()
+        self.spec = spec
         self.group: WeightGroup | None = None
+
+    def start(self) -> int:
+        """Builds the engine; returns the process id. Raises ModelError."""
+        self.engine = self.spec.build()
+        return os.getpid()
 
     def pid(self) -> int:
         return os.getpid()
@@ -48,10 +43,15 @@ class EngineWorker:
         return rollouts
 
     def join(self, group: GroupSpec, rank: int) -> None:
+        from harmonyray.actors.broadcast import WeightGroup
+
+        self.group = None
         self.group = WeightGroup(group, rank)
 
     def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
         """Takes part in one broadcast, loads what arrived and acknowledges with the checksum of what it now holds."""
+        import torch
+
         assert self.group is not None, "join a broadcast group first"
         device = torch.device("cuda" if self.group.spec.backend == "nccl" else "cpu")
         held: int = self.engine.load_weights(self.group.receive(weight_specs, bucket_bytes, device), policy_version)
@@ -62,9 +62,16 @@ class LearnerWorker:
     """The learner; also rank 0 of every broadcast group."""
 
     def __init__(self, spec: PartSpec, loss: PartSpec, store_timeout_s: float) -> None:
-        self.learner = PartSpec(spec.kind, spec.type, spec.options, {**spec.arguments, "loss": loss.build()}).build()
-        self.store = WeightStore(own_address(), store_timeout_s)
+        self.spec, self.loss, self.store_timeout_s = spec, loss, store_timeout_s
         self.group: WeightGroup | None = None
+
+    def start(self) -> int:
+        """Builds the learner and the store that broadcast groups meet at; returns the process id. Raises ModelError."""
+        from harmonyray.actors.broadcast import WeightStore, own_address
+
+        self.learner = self.spec.build(loss=self.loss.build())
+        self.store = WeightStore(own_address(), self.store_timeout_s)
+        return os.getpid()
 
     def address(self) -> tuple[str, int]:
         return self.store.host, self.store.port
@@ -74,13 +81,20 @@ class LearnerWorker:
         return version
 
     def weight_specs(self) -> list[TensorSpec]:
+        from harmonyray.engines.weights import specs
+
         return specs(self.learner.weights())
 
     def join(self, group: GroupSpec) -> None:
+        from harmonyray.actors.broadcast import WeightGroup
+
+        self.group = None
         self.group = WeightGroup(group, 0, self.store)
 
     def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
         """Broadcasts the weights; returns bytes per engine and the checksum that every engine must acknowledge."""
+        from harmonyray.engines.weights import checksum
+
         assert self.group is not None, "join a broadcast group first"
         weights = self.learner.weights()
         if self.group.spec.backend == "gloo":
@@ -107,7 +121,12 @@ class GraderWorker:
     """The grader, away from the driver because model output is hostile."""
 
     def __init__(self, spec: PartSpec) -> None:
-        self.grader = spec.build()
+        self.spec = spec
+
+    def start(self) -> int:
+        """Builds the grader; returns the process id."""
+        self.grader = self.spec.build()
+        return os.getpid()
 
     def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
         groups: list[AnswerGroup] = self.grader.group(rollouts)
@@ -116,6 +135,3 @@ class GraderWorker:
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         equal: list[bool] = self.grader.equal(pairs)
         return equal
-
-    def close(self) -> None:
-        self.grader.close()

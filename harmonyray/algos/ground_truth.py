@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harmonyray.algos.base import MethodBase, labelled, match_label
+from harmonyray.algos.base import MethodBase, blank_rewards, labelled
 from harmonyray.errors import ConfigError
 from harmonyray.types import AnswerGroup, Consensus, Judgement
 
 
 class GroundTruth(MethodBase):
-    """The label of a problem is the cluster that equals its gold answer; with no such sample every reward is 0."""
+    """A sample earns 1 if its answer equals the gold answer. The label is the first such cluster (different clusters may
+    equal one gold answer); with none every reward is 0 and the problem is left out of the update."""
 
     needs_gold = True
 
@@ -37,4 +38,7 @@ class GroundTruth(MethodBase):
             support=support,
             margin=float(label is not None),
         )
-        return Judgement(group, consensus, match_label(group, consensus), labelled(consensus))
+        rewards = blank_rewards(group)
+        for v, n in enumerate(group.num_samples):
+            rewards[v, :n] = np.append(right, False)[group.cluster_ids[v, :n]]  # the last entry answers for index -1
+        return Judgement(group, consensus, rewards, labelled(consensus))

@@ -37,12 +37,14 @@ class SelfHarmony(MethodBase):
     @classmethod
     def check(cls, options: Any, views: tuple[str, ...]) -> None:
         require_views("self_harmony", views, 2)
+        options.selector.build().select([[1] * len(views)], [1] * len(views))  # weights for another number of views, for one
 
     def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]:
         return [self._judge_one(group, step) for group in groups]
 
     def _judge_one(self, group: AnswerGroup, step: int) -> Judgement:
-        consensus = self.selector.select(group.counts(), group.num_samples, step=step, key=group.problem_id)
+        # Selectors count steps from 0.
+        consensus = self.selector.select(group.counts(), group.num_samples, step=step - 1, key=group.problem_id)
         rewards = match_label(group, consensus)
         metrics: dict[str, float] = {}
         for v in range(1, len(group.num_samples)):

@@ -9,6 +9,7 @@ import re
 from fractions import Fraction
 
 from harmonyray.answers.normalize import Canonical
+from harmonyray.answers.sequences import Numbers, numbers
 from harmonyray.answers.units import PERCENT
 
 MIN_ROUNDED_PLACES = 4
@@ -25,6 +26,7 @@ def decide(a: Canonical, b: Canonical) -> bool | None:
     Empty answers equal nothing. Names and units are compared only where both answers have one (`x=5` is `5`, not
     `y=5`). `50%` is `0.5` and `50`. A decimal with MIN_ROUNDED_PLACES or more places and as many significant digits
     equals the fraction that rounds to it (`0.3333` is `1/3`; `0.33` is not). Two other numbers are equal if exactly so.
+    Collections of numbers are compared item by item: tuples, intervals and matrices in order, sets and bare lists not.
     """
     if not a.key or not b.key:
         return False
@@ -39,7 +41,8 @@ def decide(a: Canonical, b: Canonical) -> bool | None:
         return _number_and_text(number, other)
     if _is_word(a) and _is_word(b):
         return False
-    return None
+    left, right = numbers(a.body), numbers(b.body)
+    return None if left is None or right is None else _same_collection(left, right)
 
 
 def _same_unit(a: Canonical, b: Canonical) -> bool:
@@ -50,9 +53,9 @@ def _same_number(a: Canonical, b: Canonical) -> bool:
     assert a.value is not None and b.value is not None
     if a.value == b.value:
         return True
-    if a.decimals is None or b.decimals is None:  # two decimals are what they say
-        if _rounds_to(a.value, b) or _rounds_to(b.value, a):
-            return True
+    rounded = a.decimals is None or b.decimals is None  # two decimals are what they say
+    if rounded and (_rounds_to(a.value, b) or _rounds_to(b.value, a)):
+        return True
     if (a.unit == PERCENT) != (b.unit == PERCENT):
         percent, plain = (a, b) if a.unit == PERCENT else (b, a)
         assert percent.value is not None
@@ -73,6 +76,25 @@ def _rounds_to(exact: Fraction, rounded: Canonical) -> bool:
 def _terminates(value: Fraction, places: int) -> bool:
     """Whether `value` has a decimal expansion of at most `places` digits, so that a decimal has no excuse for missing it."""
     return 10**places % value.denominator == 0
+
+
+def _same_collection(a: Numbers, b: Numbers) -> bool | None:
+    """Item by item; as sets where order does not count. A tuple against a set is left open (readers differ on it)."""
+    if a.shape == b.shape == "set":
+        return all(any(_same_item(x, y) for y in b.items) for x in a.items) and all(
+            any(_same_item(x, y) for x in a.items) for y in b.items
+        )
+    if "set" in (a.shape, b.shape):
+        return None
+    if a.shape != b.shape or len(a.items) != len(b.items):
+        return False
+    return all(_same_item(x, y) for x, y in zip(a.items, b.items, strict=True))
+
+
+def _same_item(a: Canonical, b: Canonical) -> bool:
+    if a.value is None or b.value is None:
+        return a.key == b.key
+    return _same_number(a, b)
 
 
 def _number_and_text(number: Canonical, other: Canonical) -> bool | None:

@@ -48,7 +48,7 @@ class Statistics:
 class Equivalence:
     """Compares answers. Use as a context manager or call `close()`; the child process starts when first needed.
 
-    `limit_s`: wall seconds for one pair in the solver. `memory_mb`: the solver's address space. `max_chars`: longer
+    `limit_s`: seconds for one pair in the solver (see `workers`). `memory_mb`: the solver's address space. `max_chars`: longer
     answers are compared by their text only. Raises GraderError if the solver cannot be kept alive.
     """
 
@@ -104,7 +104,8 @@ class Equivalence:
         """The verdict that needs no solver, or None."""
         decided = _decide(left, right)
         if decided is not None:
-            self.statistics.num_exact += 1
+            self.statistics.num_exact += decided.status == "ok"
+            self.statistics.num_unparsable += decided.status == "unparsable"
             return decided
         if any(reading.answer.hazard or len(reading.text) > self._max_chars for reading in (left, right)):
             self.statistics.num_unparsable += 1
@@ -132,10 +133,12 @@ class Equivalence:
 
 
 def _decide(left: Reading, right: Reading) -> Verdict | None:
-    if left.mode == right.mode == "latex" or left.answer.key in ("", right.answer.key) or not right.answer.key:
-        equal = decide(left.answer, right.answer)
-        return None if equal is None else Verdict(equal, "ok")
-    return None
+    if not left.answer.key or not right.answer.key:
+        return Verdict(False, "unparsable")
+    if left.answer.key != right.answer.key and "prose" in (left.mode, right.mode):
+        return None
+    equal = decide(left.answer, right.answer)
+    return None if equal is None else Verdict(equal, "ok")
 
 
 def _task(left: Reading, right: Reading) -> Task:

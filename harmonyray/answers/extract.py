@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from harmonyray.answers.normalize import MAX_KEY_CHARS, canonical
+from harmonyray.answers.normalize import MAX_KEY_CHARS
 
 MAX_RESPONSE_CHARS = 200_000
 MAX_ANSWER_CHARS = 20_000
@@ -25,7 +25,7 @@ _MATH = re.compile(r"\s*(?:\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|<\|")
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?|(?<![\w.])[-+−]?\.\d+")
 _CHOICE_WORD = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s+(?:is|was|would\s+be))?\s*[:=]?\s*[*\s]*[(\[{$]*\s*([A-Za-z])\b", re.IGNORECASE
+    r"\b(?:answer|option|choice)\b(?: (?:is|was|would be))? ?[:=]?[ *_(\[{$]{0,8}([A-Za-z])\b", re.IGNORECASE
 )
 _CHOICE_PAREN = re.compile(r"\(\s*([A-Z])\s*\)")
 _CHOICE_ALONE = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
@@ -39,8 +39,8 @@ def extract_answer(text: str, kind: str = "math", num_choices: int = 0) -> str |
 
     `kind` is the problem's: "math" and "number" give the answer's text, "choice" an upper-case letter, one of the first
     `num_choices` (0: of A to Z). Order: the last balanced `\boxed{}` (an empty one means no answer), `#### 42`, "the
-    answer is ...", a response that is nothing but a number; then, for "number", the last number, and for "choice", the
-    last letter that stands alone. Thinking (`<think>..</think>`, also unclosed) does not count. Only the last
+    answer is ...", a response that is one written number; then, for "number", the last number, and for "choice", the last
+    letter that stands alone. Thinking (`<think>..</think>`, also unclosed) does not count. Only the last
     MAX_RESPONSE_CHARS are read; an answer longer than MAX_ANSWER_CHARS is cut. Raises ValueError on an unknown kind.
     """
     if kind not in ("math", "number", "choice"):
@@ -53,7 +53,7 @@ def extract_answer(text: str, kind: str = "math", num_choices: int = 0) -> str |
         found = _after_hashes(text)
     if found is None:
         found = _after_answer_is(text, kind)
-    if found is None and len(text) <= MAX_KEY_CHARS and canonical(text).value is not None:
+    if found is None and _NUMBER.fullmatch(text.strip()):
         found = text
     if found is None and kind == "number":
         found = _last_number(text)
@@ -101,7 +101,7 @@ def choice_letter(text: str, num_choices: int = 0) -> str | None:
     the last letter in brackets, else the last capital standing alone ("A" and "I" only as the text's last word).
     """
     last = chr(ord("A") + min(num_choices or 26, 26) - 1)
-    text = _TEXT_COMMAND.sub("", text).strip()
+    text = " ".join(_TEXT_COMMAND.sub("", text).split())
     for pattern in (_LETTER_ONLY, _LETTER_FIRST):
         match = pattern.fullmatch(text) if pattern is _LETTER_ONLY else pattern.match(text)
         if match and match[1].upper() <= last:

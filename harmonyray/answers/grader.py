@@ -25,7 +25,7 @@ class AnswerGrader:
     """
 
     class Options(PluginOptions):
-        """`limit_s`: wall seconds for one comparison in the solver; `memory_mb`: the solver's address space; `max_chars`:
+        """`limit_s`: seconds for one comparison in the solver; `memory_mb`: the solver's address space; `max_chars`:
         longer answers are compared by their text only."""
 
         limit_s: float = Field(default=DEFAULT_LIMIT_S, gt=0)

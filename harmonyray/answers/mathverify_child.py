@@ -1,6 +1,6 @@
 """The child process that runs math-verify: `python -m harmonyray.answers.mathverify_child MEMORY_MB PARENT_PID`.
 
-One JSON line in: {"limit_s": float, "texts": [[mode, text], ...], "pairs": [[i, j, places], ...]}. JSON lines out: one
+One JSON line in: {"alarm_s": int, "texts": [[mode, text], ...], "pairs": [[i, j, places], ...]}. JSON lines out: one
 {"parse": i} before a text is parsed and one {"pair": k} before a pair is compared, so that the parent knows what is stuck,
 and {"done": k, "equal": bool, "status": str} after each. The texts come from a model: they are parsed as LaTeX, never
 evaluated as Python; an audit hook forbids this process to start programs, open sockets or change files.
@@ -9,12 +9,12 @@ evaluated as Python; an audit hook forbids this process to start programs, open 
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import select
 import signal
 import sys
+from types import FrameType
 from typing import Any, BinaryIO
 
 from harmonyray.answers.solver import Solver
@@ -25,7 +25,7 @@ _FORBIDDEN = (
     "mmap.", "sqlite3.", "tempfile.", "glob.", "fcntl.", "syslog.", "builtins.input", "builtins.breakpoint",
 )  # fmt: skip
 _READING = ("os.listdir", "os.scandir", "os.walk", "os.fwalk")
-_GRACE_S = 5
+_IDLE_S = 5
 
 
 def main() -> None:
@@ -59,8 +59,22 @@ def _forbid(event: str, args: tuple[Any, ...]) -> None:
         flags = args[2] if isinstance(args[2], int) else 0
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             raise PermissionError("answers may not write files")
+    elif event == "compile":
+        # sympy's polynomials generate code of their own; only its parser would make code of a text
+        if sys._getframe(1).f_code.co_filename.endswith("sympy_parser.py") and not _importing():
+            raise PermissionError("answers may not be run as Python")
     elif event.startswith(_FORBIDDEN) and event not in _READING:
         raise PermissionError(f"answers may not use {event}")
+
+
+def _importing() -> bool:
+    """Whether a module is being loaded: some of sympy's modules parse strings of their own then."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
@@ -71,7 +85,7 @@ def _serve(solver: Solver, requests: BinaryIO, replies: BinaryIO, parent: int) -
     """Answer requests until the parent closes the pipe or is gone."""
     pending = b""
     while True:
-        ready, _, _ = select.select([requests], [], [], _GRACE_S)
+        ready, _, _ = select.select([requests], [], [], _IDLE_S)
         if os.getppid() != parent:
             return
         if not ready:
@@ -86,11 +100,10 @@ def _serve(solver: Solver, requests: BinaryIO, replies: BinaryIO, parent: int) -
 
 
 def _answer(solver: Solver, request: dict[str, Any], replies: BinaryIO) -> None:
-    # the kernel ends this process even inside a long C call if the parent, gone or stopped, does not
-    alarm_s = math.ceil(request["limit_s"]) + _GRACE_S
     texts = [(mode, text) for mode, text in request["texts"]]
     for k, (i, j, places) in enumerate(request["pairs"]):
-        signal.alarm(alarm_s)
+        # the kernel ends this process even inside a long C call if the parent, gone or stopped, does not
+        signal.alarm(request["alarm_s"])
         try:
             for index in (i, j):
                 if not solver.knows(texts[index]):

@@ -17,6 +17,7 @@ from harmonyray.answers.units import split_unit
 
 MAX_KEY_CHARS = 4000
 MAX_NESTING = 30
+MAX_CACHED_CHARS = 1000
 
 _INTEGER = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+"
 _PLAIN = re.compile(rf"([+-]?)\s*((?:{_INTEGER})?)(\.\d*)?")
@@ -66,9 +67,12 @@ def canonical_key(answer: str) -> str:
     return canonical(answer).key
 
 
-@lru_cache(maxsize=16_384)
 def canonical(answer: str) -> Canonical:
     """The answer read into its parts. Bounded: text beyond MAX_KEY_CHARS is keyed by a hash and marked a hazard."""
+    return _canonical_cached(answer) if len(answer) <= MAX_CACHED_CHARS else _canonical(answer)
+
+
+def _canonical(answer: str) -> Canonical:
     text = undress(clean_unicode(answer)) if len(answer) <= 16 * MAX_KEY_CHARS else answer.strip()
     if not text:
         return Canonical("", "")
@@ -79,6 +83,9 @@ def canonical(answer: str) -> Canonical:
         return _read(text)
     except TooLargeError:
         return Canonical(squeeze(text), text, hazard=True)
+
+
+_canonical_cached = lru_cache(maxsize=16_384)(_canonical)  # of short texts only, so that its size is bounded in bytes
 
 
 def _too_much(text: str) -> Canonical:

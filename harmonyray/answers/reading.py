@@ -9,7 +9,7 @@ from functools import lru_cache
 from harmonyray.answers.compare import MIN_ROUNDED_PLACES
 from harmonyray.answers.extract import extract_answer
 from harmonyray.answers.latex import clean_unicode, undress
-from harmonyray.answers.normalize import MAX_KEY_CHARS, Canonical, canonical
+from harmonyray.answers.normalize import MAX_CACHED_CHARS, MAX_KEY_CHARS, Canonical, canonical
 
 DEFAULT_PLACES = 6
 _MAX_PROSE_CHARS = 1500
@@ -38,9 +38,12 @@ class Reading:
         return (self.mode, self.text)
 
 
-@lru_cache(maxsize=16_384)
 def read(text: str) -> Reading:
     """The reading of an answer, or of a sentence or response that holds one."""
+    return _read_cached(text) if len(text) <= MAX_CACHED_CHARS else _read(text)
+
+
+def _read(text: str) -> Reading:
     if len(text) > MAX_KEY_CHARS and "\\boxed" not in text[-MAX_KEY_CHARS:]:
         return _formula(text)
     if not _is_prose(text):
@@ -49,9 +52,12 @@ def read(text: str) -> Reading:
         answer = extract_answer(text)
         if answer is not None and answer != text:
             return _formula(answer)
-    cleaned = clean_unicode(text)[-_MAX_PROSE_CHARS:]
+    cleaned = clean_unicode(text[-4 * _MAX_PROSE_CHARS :])[-_MAX_PROSE_CHARS:]
     no_value = "\\boxed" not in cleaned and _NO_VALUE.search(cleaned) is not None
     return Reading(Canonical(cleaned, cleaned, hazard=no_value), cleaned, "prose")
+
+
+_read_cached = lru_cache(maxsize=16_384)(_read)
 
 
 def _formula(text: str) -> Reading:

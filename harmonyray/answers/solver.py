@@ -12,10 +12,14 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+import math_verify.parser
+from latex2sympy2_extended import latex2sympy2
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from math_verify.grader import is_assignment_relation, is_equation
-from sympy import Derivative, Eq, Expr, Integral, Limit, Product, Sum, Symbol
+from sympy import Derivative, Eq, Expr, Float, Integer, Integral, Limit, Product, Rational, Sum, Symbol
 from sympy.core.function import AppliedUndef
+
+from harmonyray.answers.arithmetic import MAX_DIGITS, evaluate
 
 _CACHED_TEXTS = 4096
 _CLEARLY_DIFFERENT = 1e-3  # relative; above what four rounded digits can cause
@@ -30,11 +34,39 @@ class Parsed:
     value: complex | None
 
 
+def _number(text: str) -> Expr:
+    """The number that `text` spells: digits exactly, a decimal as sympy's Float."""
+    digits = text.strip()
+    if len(digits) > MAX_DIGITS or not digits.removeprefix("-").replace(".", "", 1).isdecimal():
+        raise ValueError("not a number")
+    return Float(digits) if "." in digits else Integer(int(digits))
+
+
+def _arithmetic(text: str) -> Expr:
+    """The exact value of plain arithmetic."""
+    value = evaluate(text.rstrip(" .").replace("**", "^").replace("×", "*").replace("÷", "/"))
+    if value is None:
+        raise ValueError("not arithmetic")
+    return Rational(value.numerator, value.denominator)
+
+
+def _replace_python_evaluation() -> None:
+    """Both libraries read numbers with `sympify`, which runs the text as Python: here nothing from a model is ever run.
+
+    What they would run is digits and operators only, so the values stay the same; it is also most of the parsing time.
+    """
+    latex2sympy2.Number = _number
+    latex2sympy2._Latex2Sympy.parse_number = lambda self, text: _number(text.replace(",", ""))
+    math_verify.parser.Number = _number
+    math_verify.parser.parse_expr = lambda text, evaluate: _arithmetic(text)
+
+
 class Solver:
     """Parses and compares; caches parses."""
 
     def __init__(self) -> None:
         logging.disable(logging.CRITICAL)
+        _replace_python_evaluation()
         latex = LatexExtractionConfig(boxed_match_priority=0)
         self._configs = {"latex": [latex], "prose": [latex, ExprExtractionConfig()]}
         self._parsed: dict[tuple[str, str], Parsed] = {}
@@ -76,10 +108,12 @@ class Solver:
         a, b = left.found[0], right.found[0]
         if _is_condition(a) != _is_condition(b) and not (is_equation(a) and is_equation(b)):
             return False
-        return any(
-            verify(gold, target, float_rounding=places, timeout_seconds=None)
-            for gold, target in ((left.found, right.found), (right.found, left.found))
-        )
+        if verify(left.found, right.found, float_rounding=places, timeout_seconds=None):
+            return True
+        # only unlike kinds (a relation and a set, a tuple and a set) are treated differently the other way round, and
+        # finding two things unequal is the expensive part
+        alike = type(a) is type(b) or (isinstance(a, Expr) and isinstance(b, Expr))
+        return not alike and verify(right.found, left.found, float_rounding=places, timeout_seconds=None)
 
 
 def _is_condition(parsed: Any) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import PositiveInt
-from transformers import DynamicCache
 
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import checksum, named_weights
-from harmonyray.errors import StaleWeightsError
+from harmonyray.errors import ModelError, StaleWeightsError
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
 
@@ -44,6 +43,7 @@ class HfEngine:
         """Prompt lengths in tokens."""
         return [len(self._encode(p)) for p in prompts]
 
+    @torch.inference_mode()
     def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in the requests' order.
 
@@ -57,7 +57,7 @@ class HfEngine:
         prompt_ids = [self._encode(r.prompt) for r in requests]
         out: dict[int, tuple[Rollout, ...]] = {}
         for chunk in self._chunks(requests, prompt_ids):
-            rows = _generate(self, [prompt_ids[i] for i in chunk], [requests[i].seeds for i in chunk], sampling)
+            rows = _Batch(self, [prompt_ids[i] for i in chunk], [requests[i].seeds for i in chunk], sampling).generate()
             for i in chunk:
                 ids = np.array(prompt_ids[i], dtype=np.int64)
                 out[i] = tuple(self._rollout(requests[i].prompt, ids, *next(rows)) for _ in requests[i].seeds)
@@ -69,17 +69,26 @@ class HfEngine:
     def load_weights(self, weights: Mapping[str, torch.Tensor], policy_version: int) -> int:
         """Copies the named weights into the model and returns the checksum of all that it now holds.
 
-        Raises KeyError for a name that the model does not have.
+        Raises KeyError for names that the model does not have, before anything is copied.
         """
         own = self.weights()
+        unknown = [name for name in weights if name not in own]
+        if unknown:
+            raise KeyError(f"weights for tensors that the engine's model does not have: {unknown[:3]} ({len(unknown)} in all)")
         for name, tensor in weights.items():
             own[name].copy_(tensor)
         self.policy_version = policy_version
         return checksum(own)
 
     def _encode(self, prompt: Prompt) -> list[int]:
+        """The prompt's token ids. Plain text gets the special tokens that the model is used to (a leading bos, for some)."""
         if prompt.text is not None:
-            return self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+            return self.tokenizer(prompt.text)["input_ids"]
+        if self.tokenizer.chat_template is None:
+            raise ModelError(
+                f"view {prompt.view!r} asks with chat messages, but the model's tokenizer has no chat template: "
+                "set the view's option 'chat' to false, or use a model that has one"
+            )
         chat = [dict(m) for m in prompt.messages]
         encoded: Any = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(encoded["input_ids"])
@@ -100,7 +109,8 @@ class HfEngine:
     def _rollout(
         self, prompt: Prompt, prompt_ids: np.ndarray, token_ids: np.ndarray, logprobs: np.ndarray, stopped: bool
     ) -> Rollout:
-        text = str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        spoken = token_ids[:-1] if stopped else token_ids  # a stop token may be one that decoding would show
+        text = str(self.tokenizer.decode(spoken, skip_special_tokens=True))
         return Rollout(prompt, prompt_ids, token_ids, logprobs, text, "stop" if stopped else "length", self.policy_version)
 
 
@@ -130,60 +140,90 @@ def pick_tokens(logits: torch.Tensor, u: torch.Tensor, sampling: Sampling) -> tu
     return tokens, logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-@torch.inference_mode()
-def _generate(
-    engine: HfEngine, prompts: list[list[int]], seeds: list[tuple[int, ...]], sampling: Sampling
-) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """(token ids, log-probs, stopped) for every sample, prompts in order and a prompt's seeds in order."""
-    model, device = engine.model, engine.model.device
-    counts = torch.tensor([len(s) for s in seeds], device=device)
-    flat_seeds = [seed for group in seeds for seed in group]
-    num_rows, width = len(flat_seeds), max(map(len, prompts))
-    draws = torch.from_numpy(uniforms(flat_seeds, sampling.max_tokens)).to(device)
-    tokens = torch.zeros((num_rows, sampling.max_tokens), dtype=torch.long, device=device)
-    logps = torch.zeros((num_rows, sampling.max_tokens), device=device)
-    lengths = torch.full((num_rows,), sampling.max_tokens, device=device)
-    stopped = torch.zeros(num_rows, dtype=torch.bool, device=device)
+class _Batch:
+    """The samples of a few prompts while they generate. A sample is a row of the batch until it has finished.
 
-    # Prefill each prompt once, padded on the left, then repeat its cache for its samples.
-    pad = torch.tensor([width - len(p) for p in prompts], device=device)
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
-    mask = (torch.arange(width, device=device) >= pad[:, None]).long() if int(pad.max()) else None
-    positions = (torch.arange(width, device=device) - pad[:, None]).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-    ).logits[:, -1]
-    owner = torch.repeat_interleave(torch.arange(len(prompts), device=device), counts)
-    cache.batch_select_indices(owner)
-    logits, pad = logits[owner], pad[owner]
-    mask = None if mask is None else mask[owner]
+    S samples in all, prompts in order and a prompt's seeds in order; B rows still in the batch; T `sampling.max_tokens`.
+    """
 
-    rows = torch.arange(num_rows, device=device)  # which samples the batch's rows are
-    live = torch.ones(num_rows, dtype=torch.bool, device=device)  # rows still generating
-    for t in range(sampling.max_tokens):
-        token, logp = pick_tokens(logits, draws[rows, t], sampling)
-        tokens[rows[live], t] = token[live]
-        logps[rows[live], t] = logp[live].float()
-        ended = live & torch.isin(token, engine.stop_ids)
-        lengths[rows[ended]] = t + 1
-        stopped[rows[ended]] = True
-        live &= ~ended
-        num_live = int(live.sum())
-        if num_live == 0 or t + 1 == sampling.max_tokens:
-            break
-        if len(live) - num_live > COMPACT_SHARE * len(live):
-            kept = live.nonzero().squeeze(-1)
-            cache.batch_select_indices(kept)
-            rows, token, pad, live = rows[kept], token[kept], pad[kept], live[kept]
-            mask = None if mask is None else mask[kept]
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
-        positions = (width + t - pad)[:, None]
-        logits = model(
-            input_ids=token[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).logits[:, -1]
+    def __init__(self, engine: HfEngine, prompts: list[list[int]], seeds: list[tuple[int, ...]], sampling: Sampling) -> None:
+        self.model, self.stop_ids, self.sampling = engine.model, engine.stop_ids, sampling
+        flat_seeds = [seed for group in seeds for seed in group]
+        shape = (len(flat_seeds), sampling.max_tokens)
+        self.device = engine.model.device
+        self.draws = torch.from_numpy(uniforms(flat_seeds, sampling.max_tokens)).to(self.device)  # float64[S, T]
+        self.tokens = torch.zeros(shape, dtype=torch.long, device=self.device)  # int[S, T]
+        self.logprobs = torch.zeros(shape, device=self.device)  # float32[S, T]
+        self.lengths = torch.full(shape[:1], sampling.max_tokens, device=self.device)  # int[S]
+        self.rows = torch.arange(len(flat_seeds), device=self.device)  # int[B]: which samples the rows are
+        self.live = torch.ones(len(flat_seeds), dtype=torch.bool, device=self.device)  # bool[B]: still generating
+        from transformers import DynamicCache
 
-    for i in range(num_rows):
-        n = int(lengths[i])
-        yield tokens[i, :n].cpu().numpy(), logps[i, :n].cpu().numpy(), bool(stopped[i])
+        self.cache = DynamicCache(config=engine.model.config)
+        self._prefill(prompts, [len(group) for group in seeds])
+
+    def generate(self) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+        """(token ids, log-probs, stopped) for every sample."""
+        for t in range(self.sampling.max_tokens):
+            token = self._draw(t)
+            num_live = int(self.live.sum())
+            if num_live == 0 or t + 1 == self.sampling.max_tokens:
+                break
+            if len(self.live) - num_live > COMPACT_SHARE * len(self.live):
+                token = token[self._drop_finished()]
+            self._append(token, t)
+        last = self.tokens.gather(1, self.lengths[:, None] - 1).squeeze(1)
+        stopped = torch.isin(last, self.stop_ids).tolist()
+        tokens, logprobs = self.tokens.cpu().numpy(), self.logprobs.cpu().numpy()
+        for i, length in enumerate(self.lengths.tolist()):
+            yield tokens[i, :length].copy(), logprobs[i, :length].copy(), stopped[i]
+
+    def _prefill(self, prompts: list[list[int]], num_samples: list[int]) -> None:
+        """Runs each prompt once, padded on the left, then repeats its cache for its samples."""
+        self.width = max(map(len, prompts))
+        pad = torch.tensor([self.width - len(p) for p in prompts], device=self.device)
+        ids = torch.tensor([[0] * (self.width - len(p)) + p for p in prompts], device=self.device)
+        columns = torch.arange(self.width, device=self.device)
+        mask = (columns >= pad[:, None]).long() if int(pad.max()) else None
+        positions = (columns - pad[:, None]).clamp(min=0)
+        logits = self._forward(ids, mask, positions)
+        owner = torch.repeat_interleave(torch.tensor(num_samples, device=self.device))  # int[B]: each row's prompt
+        self.cache.batch_select_indices(owner)
+        self.logits, self.pad = logits[owner], pad[owner]  # [B, vocabulary], int[B]
+        self.mask = None if mask is None else mask[owner]  # int[B, tokens so far], None where nothing is padded
+
+    def _draw(self, t: int) -> torch.Tensor:
+        """Picks and records token t of every row, int[B]. A row that has finished draws on; its `lengths` cuts that off."""
+        token, logprob = pick_tokens(self.logits, self.draws[self.rows, t], self.sampling)
+        self.tokens[self.rows, t] = token
+        self.logprobs[self.rows, t] = logprob
+        ended = self.live & torch.isin(token, self.stop_ids)
+        self.lengths[self.rows[ended]] = t + 1
+        self.live &= ~ended
+        return token
+
+    def _drop_finished(self) -> torch.Tensor:
+        """Leaves the unfinished rows in the batch and returns their indices in it."""
+        kept = self.live.nonzero().squeeze(-1)
+        self.cache.batch_select_indices(kept)
+        self.rows, self.pad, self.live = self.rows[kept], self.pad[kept], self.live[kept]
+        self.mask = None if self.mask is None else self.mask[kept]
+        return kept
+
+    def _append(self, token: torch.Tensor, t: int) -> None:
+        """Runs the model on token t int[B] of every row."""
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones((len(token), 1))], dim=1)
+        self.logits = self._forward(token[:, None], self.mask, (self.width + t - self.pad)[:, None])
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
+        """The logits after the last of `ids` int[B, tokens], which join the cache: [B, vocabulary]."""
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-WORD_PERIOD = 65521  # positions are weighted modulo this prime, so that swapped words change the checksum
+CHUNK_BYTES = 1 << 24  # the checksum's scratch memory is five times this, whatever the size of a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,24 @@ def unpack(bucket: list[TensorSpec], flat: torch.Tensor) -> Iterator[tuple[str, 
 
 
 def checksum(weights: Mapping[str, torch.Tensor]) -> int:
-    """A 63-bit checksum of names' order, shapes and every byte; equal on CPU and GPU. Any altered or swapped word shows."""
+    """A 63-bit checksum of every tensor's name, shape, dtype and bytes, in order; equal on CPU and GPU.
+
+    Any one altered word and any two swapped ones show.
+    """
     total = 0
-    for i, (name, tensor) in enumerate(weights.items()):
-        raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        words = raw[: len(raw) // 4 * 4].view(torch.int32).to(torch.int64)
-        places = torch.arange(len(words), device=words.device) % WORD_PERIOD + 1
-        tail = int(raw[len(raw) // 4 * 4 :].to(torch.int64).sum()) if len(raw) % 4 else 0
-        part = int((words * places).sum()) + tail + sum(name.encode()) * len(raw)
-        total = (total * 1_000_003 + part + i) & ((1 << 63) - 1)
+    for name, tensor in weights.items():
+        label = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        total = (total * 1_000_003 + _weighted_words(tensor) + label) & ((1 << 63) - 1)
+    return total
+
+
+def _weighted_words(tensor: torch.Tensor) -> int:
+    """The sum over a tensor's 32-bit words of word × position (from 1), which wraps at 64 bits; zeros fill the last word."""
+    raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    total, first = 0, 1
+    for chunk in raw.split(CHUNK_BYTES):
+        # Padding copies, so the words are aligned even where the tensor is not.
+        words = torch.nn.functional.pad(chunk, (0, -len(chunk) % 4)).view(torch.int32).to(torch.int64)
+        total += int((words * torch.arange(first, first + len(words), device=words.device)).sum())
+        first += len(words)
     return total

@@ -9,22 +9,26 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from harmonyray.algos.losses import kl_k3
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import named_weights
+from harmonyray.errors import CheckpointError, ModelError
 from harmonyray.protocols import Loss
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Batch, IntArray, UpdateReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class TorchLearner:
@@ -81,11 +85,21 @@ class TorchLearner:
         (directory / "learner.json").write_text(json.dumps({"policy_version": self.policy_version}))
 
     def load(self, directory: Path) -> None:
-        """Takes up weights, optimizer and policy version of a checkpoint; the reference model stays the run's first."""
-        saved = load_model(str(directory / "model"), str(self.model.dtype).removeprefix("torch."))
-        self.model.load_state_dict(saved.state_dict())
-        self.optimizer.load_state_dict(torch.load(directory / "optimizer.pt", weights_only=True, map_location=self.model.device))
-        self.policy_version = json.loads((directory / "learner.json").read_text())["policy_version"]
+        """Takes up weights, optimizer and policy version of a checkpoint; the reference model stays the run's first.
+
+        Raises CheckpointError if a part of it is missing, damaged or of another model.
+        """
+        try:
+            saved = load_model(str(directory / "model"), str(self.model.dtype).removeprefix("torch."))
+            optimizer = torch.load(directory / "optimizer.pt", weights_only=True, map_location=self.model.device)
+            version = json.loads((directory / "learner.json").read_text())["policy_version"]
+            self.model.load_state_dict(saved.state_dict())
+            self.optimizer.load_state_dict(optimizer)
+        except (ModelError, OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as e:
+            raise CheckpointError(
+                f"checkpoint '{directory}' cannot be loaded ({e}): delete it to resume from the one before it"
+            ) from e
+        self.policy_version = version
 
     def _backward(self, batch: Batch, rows: np.ndarray, row_weight: np.ndarray) -> dict[str, Tensor]:
         """Adds the gradient of these rows; returns per-token values of the response tokens, each [number of them]."""

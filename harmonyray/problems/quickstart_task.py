@@ -177,6 +177,8 @@ class Mistakes:
     malformed: float = 0.05
 
 
+# "mild": any vote ends well. "both_views": the misconception is common in both views, so no vote can tell it apart.
+# "reframed_wrong": it is the reframer's, and the solver alone would vote better than any consensus of the two.
 REGIMES = {
     "default": Mistakes(),
     "mild": Mistakes(misconception=0.25),

@@ -76,7 +76,7 @@ def test_the_child_could_not_write_or_start_programs_if_it_tried(tmp_path: Path)
     import sys
 
     code = f"""
-import os, socket, subprocess, sys
+import os, socket, subprocess, sys, sympy
 from harmonyray.answers.mathverify_child import _forbid
 sys.addaudithook(_forbid)
 attempts = [
@@ -88,6 +88,7 @@ attempts = [
     lambda: socket.socket(),
     lambda: os.remove({__file__!r}),
     lambda: os.fork(),
+    lambda: sympy.sympify("1 + x"),
 ]
 refused = 0
 for attempt in attempts:
@@ -99,5 +100,5 @@ open({__file__!r}).close()
 print(refused, len(attempts))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["8", "8"], done.stderr
+    assert done.stdout.split() == ["9", "9"], done.stderr
     assert list(tmp_path.iterdir()) == []

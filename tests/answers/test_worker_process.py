@@ -71,6 +71,34 @@ def test_the_child_is_replaced_after_it_is_killed() -> None:
     assert not alive(first)
 
 
+def test_the_child_is_replaced_when_it_dies_between_two_pairs() -> None:
+    """Nobody's answer is lost: the pairs behind are asked again."""
+    with MathVerifyWorker(limit_s=20) as worker:
+        worker.compare([SAME])
+        pid = worker.pid
+        assert pid is not None
+        killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        tasks = [Task(formula(f"x+{n}"), formula(f"{n}+x")) for n in range(200)]
+        replies = worker.compare(tasks)
+        killer.join()
+        assert worker.num_restarts <= 1
+    # the one pair that was being compared may be given up, no other
+    assert sum(not reply.equal for reply in replies) <= 1
+
+
+def test_a_child_that_hangs_without_computing_is_given_up_too() -> None:
+    with MathVerifyWorker(limit_s=0.4) as worker:
+        worker.compare([SAME])
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        start = time.monotonic()
+        replies = worker.compare([OTHER, SAME])
+        # three limits by the clock, then a new child
+        assert 1.2 <= time.monotonic() - start < 30
+    assert replies[0].status == "timeout"
+
+
 def test_close_ends_the_child_and_later_use_is_an_error() -> None:
     worker = MathVerifyWorker()
     worker.compare([SAME])
@@ -135,7 +163,7 @@ def test_the_child_dies_with_its_parent(busy: bool) -> None:
     code = (
         "import threading, time\n"
         "from harmonyray.answers.workers import MathVerifyWorker, Task\n"
-        "w = MathVerifyWorker(limit_s=1 if not BUSY else 3)\n"
+        "w = MathVerifyWorker(limit_s=2)\n"
         "w.compare([Task(('latex', '$x+1$'), ('latex', '$1+x$'))])\n"
         "print(w.pid, flush=True)\n"
         "if BUSY: w.compare([Task(('latex', '$9^{9^{9^9}}$'), ('latex', '$x$'))])\n"

@@ -160,6 +160,7 @@ def test_source_reads_the_unlabeled_set_and_its_gold_apart() -> None:
     problems, gold = source().problems(), source().gold()
     assert [p.text for p in problems] == [q.text for q in quickstart_task.unlabeled_questions()]
     assert list(gold) == [p.id for p in problems]
+    assert [p.category for p in problems].count("borrow") == 77
     for p in problems:
         a, b = p.text.split("-")
         assert gold[p.id].problem_id == p.id
@@ -234,7 +235,7 @@ def test_foreign_text_tokenizes_with_one_unk_per_run(tokenizer) -> None:  # type
 
 
 def test_responses_have_the_stated_lengths(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    """With the end token: 18 for the solver, 28 to 30 for the reframer; the default positions hold many times that."""
+    """17 tokens for the solver and 25 to 30 for the reframer, before the end token."""
     assert len(tokenizer.encode(quickstart_task.columns(Q52_37).solution, add_special_tokens=False)) == 17
     for name, (right, _) in quickstart_task.STRATEGIES.items():
         worked = right(Q52_37)

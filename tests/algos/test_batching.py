@@ -1,0 +1,157 @@
+"""From judged rollouts to rows, by hand, and that nothing unfinished ever reaches a learner."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harmonyray.algos.advantages import Grpo
+from harmonyray.algos.batching import make_batch
+from harmonyray.types import AnswerGroup, Batch, Consensus, FloatArray, Judgement, Problem, ProblemRollouts, Prompt, Rollout
+
+NAN = float("nan")
+
+
+class AsIs:
+    """Advantages that are the rewards, so that rows can be told apart; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[FloatArray] = []
+
+    def advantages(self, rewards: FloatArray) -> FloatArray:
+        self.seen.append(rewards.copy())
+        return rewards
+
+
+def rollout(problem: str, view: int, prompt: list[int], response: list[int]) -> Rollout:
+    logprobs = (-np.array(response) / 10).astype(np.float32)
+    return Rollout(Prompt(problem, str(view), text="?"), np.array(prompt), np.array(response), logprobs, "", "stop", 0)
+
+
+def rollouts(problem: str, views: list[list[tuple[list[int], list[int]]]]) -> ProblemRollouts:
+    made = tuple(tuple(rollout(problem, v, *row) for row in rows) for v, rows in enumerate(views))
+    return ProblemRollouts(Problem(problem, "?"), made)
+
+
+def judgement(problem: str, rewards: list[list[float]], trained: list[bool] | None = None) -> Judgement:
+    values = np.array(rewards, dtype=float)
+    num_samples = (~np.isnan(values)).sum(1)
+    group = AnswerGroup(problem, np.zeros(values.shape, dtype=np.int64), num_samples, ("x",))
+    consensus = Consensus((0,) * len(values), np.ones(1), np.ones((1, len(values))), 1.0)
+    return Judgement(group, consensus, values, np.array(trained if trained is not None else [True] * len(values)))
+
+
+def made(
+    problems: list[ProblemRollouts], judgements: list[Judgement], advantage: object = None, temperature: float = 1.0
+) -> Batch:
+    batch = make_batch(problems, judgements, advantage or AsIs(), temperature)  # type: ignore[arg-type]
+    assert batch is not None
+    return batch
+
+
+def test_one_batch_by_hand() -> None:
+    first = rollouts("p", [[([11, 12], [21, 22, 23]), ([11, 12], [24])], [([13], [25, 26]), ([13], [27])]])
+    second = rollouts("q", [[([14, 15, 16], [28]), ([14, 15, 16], [29, 30])], [([17], [31]), ([17], [32])]])
+    batch = made([first, second], [judgement("p", [[1, 2], [3, 4]]), judgement("q", [[5, 6], [7, 8]])], temperature=0.7)
+    # Problems in order, in each the views in order, in each the samples in order; padded on the right.
+    assert batch.token_ids.tolist() == [
+        [11, 12, 21, 22, 23],
+        [11, 12, 24, 0, 0],
+        [13, 25, 26, 0, 0],
+        [13, 27, 0, 0, 0],
+        [14, 15, 16, 28, 0],
+        [14, 15, 16, 29, 30],
+        [17, 31, 0, 0, 0],
+        [17, 32, 0, 0, 0],
+    ]
+    assert batch.lengths.tolist() == [5, 3, 3, 2, 4, 5, 2, 2]
+    assert batch.response_mask.astype(int).tolist() == [
+        [0, 0, 1, 1, 1],
+        [0, 0, 1, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+        [0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+    ]
+    assert batch.view.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    values = np.array([1, 2, 3, 4, 5, 6, 7, 8])[:, None]
+    assert np.array_equal(batch.advantages, np.where(batch.response_mask, values, 0))
+    assert batch.old_logprobs == pytest.approx(np.where(batch.response_mask, -batch.token_ids / 10, 0), abs=1e-6)
+    assert (batch.num_rows, batch.temperature) == (8, 0.7)
+    assert batch.token_ids.dtype == np.int64
+    assert batch.advantages.dtype == batch.old_logprobs.dtype == np.float32
+
+
+def test_untrained_views_are_left_out_and_hidden_from_the_advantage() -> None:
+    rows = [([1], [2]), ([1], [3])]
+    problems = [rollouts("p", [rows, rows]), rollouts("q", [rows, rows]), rollouts("r", [rows, rows])]
+    judged = [
+        judgement("p", [[1, 2], [3, 4]], [True, False]),
+        judgement("q", [[5, 6], [7, 8]], [False, False]),
+        judgement("r", [[9, 10], [11, 12]], [False, True]),
+    ]
+    advantage = AsIs()
+    batch = made(problems, judged, advantage)
+    assert batch.advantages[:, 1].tolist() == [1, 2, 11, 12]
+    assert batch.view.tolist() == [0, 0, 1, 1]
+    assert advantage.seen[0] == pytest.approx(np.array([[1, 2], [NAN, NAN]]), nan_ok=True)
+    # What was judged stays as it was.
+    assert judged[0].rewards.tolist() == [[1, 2], [3, 4]]
+
+
+def test_nothing_to_train_on() -> None:
+    problem = rollouts("p", [[([1], [2])]])
+    assert make_batch([problem], [judgement("p", [[1]], [False])], Grpo(Grpo.Options()), 1.0) is None
+    assert make_batch([], [], Grpo(Grpo.Options()), 1.0) is None
+
+
+def test_views_with_different_numbers_of_samples() -> None:
+    problem = rollouts("p", [[([1], [2]), ([1], [3]), ([1], [4])], [([5], [6])]])
+    batch = made([problem], [judgement("p", [[1, 2, 3], [4, NAN, NAN]])])
+    assert batch.token_ids.tolist() == [[1, 2], [1, 3], [1, 4], [5, 6]]
+    assert batch.advantages[:, 1].tolist() == [1, 2, 3, 4]
+
+
+def test_labels_must_meet_their_own_problem() -> None:
+    rows = [([1], [2]), ([1], [3])]
+    problems = [rollouts("p", [rows]), rollouts("q", [rows])]
+    judged = [judgement("p", [[1, 0]]), judgement("q", [[0, 1]])]
+    with pytest.raises(AssertionError, match="labels must meet their own problem"):
+        make_batch(problems, judged[::-1], Grpo(Grpo.Options()), 1.0)
+    for shorter in (judged[:1], []):
+        with pytest.raises(ValueError, match="zip"):
+            make_batch(problems, shorter, Grpo(Grpo.Options()), 1.0)
+
+
+def test_with_real_advantages() -> None:
+    rows = [([1], [2, 3]), ([1], [4]), ([1], [5]), ([1], [6])]
+    batch = made([rollouts("p", [rows, rows])], [judgement("p", [[1, 0, 0, 0], [1, 1, 1, 1]])], Grpo(Grpo.Options()))
+    assert batch.advantages[:, 1].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5, 0, 0, 0, 0], abs=1e-5)
+    # Every response token of a row has the row's advantage.
+    assert batch.advantages[0].tolist() == pytest.approx([0, 1.5, 1.5], abs=1e-5)
+
+
+@given(st.data(), st.sampled_from(["view", "problem"]))
+def test_only_finite_advantages_reach_a_batch(data: st.DataObject, group: str) -> None:
+    """Whatever is untrained or absent, and however many samples are left."""
+    problems, judged, num_rows = [], [], 0
+    num_views = data.draw(st.integers(1, 3))
+    for p in range(data.draw(st.integers(1, 4))):
+        counts = data.draw(st.lists(st.integers(1, 4), min_size=num_views, max_size=num_views))
+        trained = data.draw(st.lists(st.booleans(), min_size=num_views, max_size=num_views))
+        rewards = [data.draw(st.lists(st.floats(-1, 1), min_size=n, max_size=n)) + [NAN] * (max(counts) - n) for n in counts]
+        problems.append(rollouts(str(p), [[([1], [2])] * n for n in counts]))
+        judged.append(judgement(str(p), rewards, trained))
+        num_rows += sum(n for n, t in zip(counts, trained, strict=True) if t)
+    batch = make_batch(problems, judged, Grpo(Grpo.Options.model_validate({"group": group})), 1.0)
+    if num_rows == 0:
+        assert batch is None
+        return
+    assert batch is not None
+    assert batch.num_rows == num_rows
+    assert np.isfinite(batch.advantages).all()
+    assert np.isfinite(batch.old_logprobs).all()

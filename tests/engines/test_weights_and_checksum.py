@@ -1,0 +1,216 @@
+"""Packing, bucket plans, and what the checksum must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harmonyray.engines.hf import HfEngine
+from harmonyray.engines.weights import TensorSpec, checksum, named_weights, pack, plan_buckets, specs, unpack
+
+MakeEngine = Callable[..., HfEngine]
+Weights = dict[str, torch.Tensor]
+
+MIXED: Weights = {
+    "odd.bf16": torch.arange(7, dtype=torch.bfloat16),
+    "matrix.f32": torch.linspace(-3, 3, 15).reshape(3, 5),
+    "scalar.f32": torch.tensor(2.5),
+    "odd.u8": torch.tensor([1, 2, 3], dtype=torch.uint8),
+    "empty.f32": torch.zeros(0, 4),
+    "half.f16": torch.tensor([[1.5], [-2.5], [0.0]], dtype=torch.float16),
+    "flags": torch.tensor([True, False, True, True, False]),
+    "big.f64": torch.arange(40, dtype=torch.float64),
+    "last.bf16": torch.tensor([3.0], dtype=torch.bfloat16),
+}
+
+
+def sizes(buckets: list[list[TensorSpec]]) -> list[list[int]]:
+    return [[s.num_bytes for s in bucket] for bucket in buckets]
+
+
+def spec(num_bytes: int) -> TensorSpec:
+    return TensorSpec(f"t{num_bytes}", (num_bytes,), torch.uint8)
+
+
+# --- buckets ---------------------------------------------------------------------------------------------------------
+
+
+def test_specs_name_shape_dtype_and_bytes() -> None:
+    by_name = {s.name: s for s in specs(MIXED)}
+    assert list(by_name) == list(MIXED)
+    assert by_name["matrix.f32"] == TensorSpec("matrix.f32", (3, 5), torch.float32)
+    assert {name: s.num_bytes for name, s in by_name.items()} == {
+        "odd.bf16": 14,
+        "matrix.f32": 60,
+        "scalar.f32": 4,
+        "odd.u8": 3,
+        "empty.f32": 0,
+        "half.f16": 6,
+        "flags": 5,
+        "big.f64": 320,
+        "last.bf16": 2,
+    }
+
+
+def test_plan_by_hand() -> None:
+    tensors = [spec(n) for n in (4, 6, 1, 25, 10, 3, 3, 3, 3)]
+    # A full bucket is used to the last byte; one that is larger than a bucket has its own.
+    assert sizes(plan_buckets(tensors, 10)) == [[4, 6], [1], [25], [10], [3, 3, 3], [3]]
+    assert sizes(plan_buckets(tensors, 10_000)) == [[4, 6, 1, 25, 10, 3, 3, 3, 3]]
+    assert sizes(plan_buckets(tensors, 1)) == [[4], [6], [1], [25], [10], [3], [3], [3], [3]]
+    assert plan_buckets([], 10) == []
+
+
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 50))
+def test_plan_keeps_order_and_size(num_bytes: list[int], limit: int) -> None:
+    tensors = [spec(n) for n in num_bytes]
+    buckets = plan_buckets(tensors, limit)
+    assert [s for bucket in buckets for s in bucket] == tensors
+    for bucket in buckets:
+        assert bucket
+        assert sum(s.num_bytes for s in bucket) <= limit or len([s for s in bucket if s.num_bytes]) == 1
+    # No two neighbours would have fitted into one.
+    for a, b in pairwise(buckets):
+        assert sum(s.num_bytes for s in a) + b[0].num_bytes > limit
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 3, 16, 64, 100, 1 << 20])
+def test_round_trip(bucket_bytes: int) -> None:
+    got: Weights = {}
+    for bucket in plan_buckets(specs(MIXED), bucket_bytes):
+        flat = pack(bucket, MIXED)
+        assert flat.dtype == torch.uint8
+        assert flat.shape == (sum(s.num_bytes for s in bucket),)
+        got.update(unpack(bucket, flat))
+    assert list(got) == list(MIXED)
+    for name, want in MIXED.items():
+        assert got[name].dtype == want.dtype
+        assert got[name].shape == want.shape
+        assert torch.equal(got[name], want), name
+    assert checksum(got) == checksum(MIXED)
+
+
+def test_round_trip_of_views_and_special_values() -> None:
+    base = torch.tensor([[float("nan"), float("inf"), -0.0], [1e-45, -1.0, 3.0]])
+    weights = {"transposed": base.T, "every.second": torch.arange(10.0)[::2], "offset": torch.arange(7, dtype=torch.bfloat16)[1:]}
+    (bucket,) = plan_buckets(specs(weights), 1000)
+    got = dict(unpack(bucket, pack(bucket, weights)))
+    assert torch.equal(got["transposed"].contiguous().view(torch.int32), base.T.contiguous().view(torch.int32))
+    assert got["every.second"].tolist() == [0, 2, 4, 6, 8]
+    assert got["offset"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert checksum(got) == checksum(weights)
+
+
+def test_unpacked_tensors_are_copies() -> None:
+    (bucket,) = plan_buckets(specs(MIXED), 1 << 20)
+    flat = pack(bucket, MIXED)
+    got = dict(unpack(bucket, flat))
+    flat.zero_()
+    assert torch.equal(got["matrix.f32"], MIXED["matrix.f32"])
+
+
+# --- the checksum ----------------------------------------------------------------------------------------------------
+
+
+def copied(weights: Weights) -> Weights:
+    return {name: t.clone() for name, t in weights.items()}
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a contiguous tensor, writable."""
+    return tensor.view(-1).view(torch.uint8)
+
+
+def test_equal_weights_have_equal_checksums(engine_of: MakeEngine) -> None:
+    weights = engine_of("quickstart").weights()
+    assert checksum(weights) == checksum(copied(weights))
+    assert 0 <= checksum(weights) < 1 << 63
+    # It depends on values, not on where they lie in memory.
+    assert checksum({"a": torch.arange(12.0).reshape(3, 4).T}) == checksum({"a": torch.arange(12.0).reshape(3, 4).T.contiguous()})
+
+
+@given(st.data())
+def test_one_flipped_bit_shows(data: st.DataObject) -> None:
+    altered = copied(MIXED)
+    name = data.draw(st.sampled_from([n for n, t in MIXED.items() if t.numel() and t.dtype != torch.bool]))
+    raw = as_bytes(altered[name])
+    i = data.draw(st.integers(0, len(raw) - 1))
+    raw[i] ^= 1 << data.draw(st.integers(0, 7))
+    assert checksum(altered) != checksum(MIXED)
+
+
+def test_one_flipped_bit_in_a_model_shows(engine_of: MakeEngine) -> None:
+    weights = engine_of("quickstart").weights()
+    sent = checksum(weights)
+    names = list(weights)
+    for name in (names[0], names[7], names[-1]):
+        altered = dict(weights) | {name: weights[name].clone()}
+        raw = as_bytes(altered[name])
+        for i in (0, len(raw) // 2, len(raw) - 1):
+            raw[i] ^= 1
+            assert checksum(altered) != sent
+            raw[i] ^= 1
+        assert checksum(altered) == sent
+
+
+@given(st.data())
+def test_two_swapped_words_show(data: st.DataObject) -> None:
+    n = data.draw(st.integers(2, 50))
+    words = torch.tensor(data.draw(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=n, max_size=n)), dtype=torch.int32)
+    i, j = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, n - 1))
+    swapped = words.clone()
+    swapped[i], swapped[j] = words[j], words[i]
+    assert (checksum({"a": swapped}) == checksum({"a": words})) == torch.equal(words, swapped)
+
+
+@pytest.mark.parametrize("distance", [1, 2**16, 65521, 2 * 65521, 2**22, 2**22 + 1])
+def test_swapped_words_show_at_any_distance(distance: int) -> None:
+    words = torch.zeros(2**22 + 10, dtype=torch.int32)
+    words[3] = 1
+    other = torch.zeros_like(words)
+    other[3 + distance] = 1
+    assert checksum({"a": words}) != checksum({"a": other})
+
+
+def test_the_bytes_after_the_last_whole_word_have_an_order() -> None:
+    for one, other in (([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 6, 5]), ([1, 2, 3], [1, 3, 2]), ([0, 7], [7, 0])):
+        a, b = (torch.tensor(x, dtype=torch.uint8) for x in (one, other))
+        assert checksum({"a": a}) != checksum({"a": b})
+
+
+def test_swapped_tensors_show() -> None:
+    a, b = torch.arange(6.0), torch.arange(6.0) * 2
+    sent = checksum({"layers.12.w": a, "layers.21.w": b})
+    assert checksum({"layers.12.w": b, "layers.21.w": a}) != sent
+    # Names count too, also where one is a rearrangement of the other.
+    assert checksum({"layers.21.w": a, "layers.12.w": b}) != sent
+    assert checksum({"layers.21.w": b, "layers.12.w": a}) != sent
+    assert checksum({"layers.12.w": a}) != sent
+
+
+def test_shape_and_dtype_count() -> None:
+    flat = torch.arange(6.0)
+    seen = [checksum({"a": t}) for t in (flat, flat.reshape(2, 3), flat.reshape(3, 2), flat.view(torch.int32))]
+    assert len(set(seen)) == 4
+    assert checksum({"a": torch.zeros(3)}) != checksum({"a": torch.zeros(4)})
+    assert checksum({}) != checksum({"a": torch.zeros(0)})
+
+
+def test_tensors_that_are_not_aligned_to_words() -> None:
+    tensor = torch.arange(9, dtype=torch.bfloat16)
+    assert checksum({"a": tensor[1:]}) == checksum({"a": tensor[1:].clone()})
+
+
+def test_tied_embeddings_count_once(engine_of: MakeEngine) -> None:
+    model = engine_of("qwen2_tied").model
+    weights = named_weights(model)
+    assert len({t.data_ptr() for t in weights.values()}) == len(weights)
+    assert sum(t.numel() for t in weights.values()) == model.num_parameters()
+    assert not any(t.requires_grad for t in weights.values())
+    # The same values in a model that is not tied are another set of weights.
+    assert checksum(weights) != checksum(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})

@@ -1,0 +1,317 @@
+"""Whole runs in one process: what they leave behind, and that stopping, crashing and resuming change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from run_helpers import rows, samples, small_run, steady, weights
+
+from harmonyray.config import load_config
+from harmonyray.console import Reporter
+from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.problems.quickstart import MODEL_DIR
+from harmonyray.run import evaluation_overrides, find_eval_config, run_evaluation
+
+SIX = ("steps=6", "eval.every=3", "checkpoint.every=3", "checkpoint.keep=2")
+WHOLE = ("steps=6", "eval.every=3", "checkpoint.every=10", "learner.schedule=cosine")
+
+
+class Interrupting(Reporter):
+    """Presses Ctrl-C while step `at` is being reported; twice if told so."""
+
+    def __init__(self, at: int, times: int = 1) -> None:
+        super().__init__(quiet=True)
+        self.at, self.times = at, times
+
+    def step(self, row: Mapping[str, float]) -> None:
+        super().step(row)
+        if row["step"] == self.at:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this module live; they share one MLflow store."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def six(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """An undisturbed run of six steps."""
+    return folder / "six", small_run(folder / "six", *SIX)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """An undisturbed run of six steps with a learning rate that depends on the step."""
+    small_run(folder / "whole", *WHOLE)
+    return folder / "whole"
+
+
+def assert_same_run(run_dir: Path, expected: Path) -> None:
+    assert steady(run_dir) == steady(expected)
+    assert weights(run_dir / "model") == weights(expected / "model")
+    assert samples(run_dir) == samples(expected)
+
+
+# --- what a run leaves behind -------------------------------------------------------------------------------------------------
+
+
+def test_the_run_directory_is_laid_out_as_promised(six: tuple[Path, dict[str, Any]]) -> None:
+    run_dir, _ = six
+    assert sorted(p.name for p in run_dir.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "model",
+        "rollouts",
+        "summary.json",
+        "summary.txt",
+    ]
+    assert sorted(p.name for p in (run_dir / "rollouts").iterdir()) == [f"step-{i:06d}.parquet" for i in range(1, 7)]
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["step-000003", "step-000006"]
+    assert (run_dir.parent / "mlflow.db").is_file()
+
+
+def test_the_saved_config_is_resolved_and_is_this_run(six: tuple[Path, dict[str, Any]]) -> None:
+    text = (six[0] / "config.yaml").read_text()
+    assert yaml.safe_load(text)["learner"]["kl_coef"] == 0.005  # a default
+    saved = load_config(str(six[0] / "config.yaml"))
+    assert (saved.steps, saved.problems.options.limit, saved.views["solver"].num_samples) == (6, 8, 4)
+
+
+METRICS = [
+    *(f"time/{name}_s" for name in ("step", "generate", "grade", "learn", "sync", "eval")),
+    *(f"consensus/{name}" for name in ("label_accuracy", "upper_bound", "coverage", "disagreement", "js", "margin", "entropy")),
+    "consensus/self_consistency",
+    "consensus/view_invariance",
+    "reward/solver/mean",
+    "reward/reframer/mean",
+    "train/loss",
+    "policy_version",
+    "step",
+]
+EVALS = [
+    *(f"eval/{view}/{name}" for view in ("solver", "reframer") for name in ("avg_at_k", "greedy")),
+    "eval/majority_at_k",
+    "eval/harmonic_at_k",
+]
+
+
+def test_every_step_has_the_promised_metrics(six: tuple[Path, dict[str, Any]]) -> None:
+    got = rows(six[0])
+    assert [row["step"] for row in got] == [1, 2, 3, 4, 5, 6]
+    for row in got:
+        assert [name for name in METRICS if name not in row] == []
+        assert ("eval/majority_at_k" in row) == (row["step"] in (3, 6))
+        assert all(isinstance(value, int | float) for value in row.values())
+        parts = sum(row[f"time/{p}_s"] for p in ("generate", "grade", "learn", "sync", "eval"))
+        assert 0 < parts <= row["time/step_s"]
+    assert [name for name in EVALS if name not in got[2]] == []
+    assert [row["policy_version"] for row in got] == [1, 2, 3, 4, 5, 6]
+
+
+COLUMNS = {
+    "step",
+    "problem_id",
+    "view",
+    "sample",
+    "question",
+    "response",
+    "answer",
+    "cluster",
+    "label",
+    "reward",
+    "missing",
+    "rewritten",
+    "strategy",
+    "num_tokens",
+    "finish_reason",
+    "policy_version",
+}
+
+
+def test_rollouts_are_one_row_a_sample(six: tuple[Path, dict[str, Any]]) -> None:
+    table = pq.read_table(six[0] / "rollouts" / "step-000002.parquet")
+    assert set(table.column_names) == COLUMNS
+    got = table.to_pylist()
+    assert len(got) == 4 * (4 + 4)  # problems x samples of both views
+    assert {(r["step"], r["policy_version"]) for r in got} == {(2, 1)}
+    for r in got:
+        assert (r["answer"] is None) == (r["cluster"] == -1)
+        assert (r["reward"] > 0) == (r["answer"] is not None and r["answer"] == r["label"])
+        assert r["finish_reason"] in ("stop", "length")
+        assert 0 < r["num_tokens"] <= 64
+    metrics = rows(six[0])[1]
+    for view in ("solver", "reframer"):
+        mean = sum(r["reward"] for r in got if r["view"] == view) / 16
+        assert metrics[f"reward/{view}/mean"] == pytest.approx(mean)
+
+
+def test_the_summary_has_the_keys_of_the_contract(six: tuple[Path, dict[str, Any]]) -> None:
+    run_dir, summary = six
+    wanted = {"run_dir", "mlflow_run_id", "steps", "eval_before", "eval_after", "pseudo_label_accuracy", "wall_seconds"}
+    assert wanted <= set(summary)
+    assert (summary["run_dir"], summary["steps"]) == (str(run_dir.resolve()), 6)
+    assert json.loads((run_dir / "summary.json").read_text()) == summary
+    got = rows(run_dir)
+    assert summary["eval_after"] == {k: v for k, v in got[-1].items() if k.startswith("eval/")}
+    assert set(summary["eval_before"]) == set(summary["eval_after"])
+    labels = [row["consensus/label_accuracy"] for row in got]
+    assert summary["pseudo_label_accuracy"] == pytest.approx(sum(labels) / 6)
+
+
+def test_training_changes_the_model_and_transformers_loads_it(six: tuple[Path, dict[str, Any]]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run_dir, _ = six
+    assert weights(run_dir / "model") != weights(MODEL_DIR)
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / "model")
+    ids = tokenizer("SOLVE: 52-37\n", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    out = model.generate(ids, max_new_tokens=64, do_sample=False)
+    assert "boxed" in tokenizer.decode(out[0, ids.shape[1] :])
+    state = torch.load(run_dir / "checkpoints" / "step-000006" / "optimizer.pt", weights_only=True)
+    assert state["state"]
+    assert weights(run_dir / "checkpoints" / "step-000006" / "model") == weights(run_dir / "model")
+
+
+def test_evaluating_the_saved_model_repeats_the_last_evaluation(six: tuple[Path, dict[str, Any]]) -> None:
+    run_dir, summary = six
+    model = str(run_dir / "model")
+    config = load_config(find_eval_config(model, None), evaluation_overrides(model, "quickstart", None))
+    result = run_evaluation(config, None)
+    assert result["metrics"] == summary["eval_after"]
+    assert (result["avg_at_k"], result["num_problems"]) == (summary["eval_after"]["eval/solver/avg_at_k"], 8)
+    other = run_evaluation(config, "reframer")
+    assert other["avg_at_k"] == summary["eval_after"]["eval/reframer/avg_at_k"]
+    assert other["harmonic_at_k"] == summary["eval_after"]["eval/harmonic_at_k"]
+
+
+def test_a_run_with_one_view_evaluates_with_its_own_views(folder: Path) -> None:
+    """The saved config is the whole truth: the views that the base file has must not come back."""
+    summary = small_run(folder / "one-view", "steps=1", "views.solver.num_samples=8", config="quickstart-majority")
+    model = str(folder / "one-view" / "model")
+    config = load_config(find_eval_config(model, None), evaluation_overrides(model, "quickstart", None))
+    assert list(config.views) == ["solver"]
+    assert run_evaluation(config, None)["metrics"] == summary["eval_after"]
+
+
+def test_two_runs_of_one_config_are_the_same_and_another_seed_is_not(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+    small_run(folder / "again", *SIX)
+    assert_same_run(folder / "again", six[0])
+    small_run(folder / "other", *SIX, "seed=1")
+    assert steady(folder / "other") != steady(six[0])
+
+
+def test_evaluation_does_not_disturb_training(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+    small_run(folder / "no-eval", "steps=6", "eval.every=0", "checkpoint.every=10", "eval.num_samples=1")
+    assert weights(folder / "no-eval" / "model") == weights(six[0] / "model")
+
+
+# --- stopping and going on ----------------------------------------------------------------------------------------------------
+
+
+def test_three_steps_and_three_more_are_six(folder: Path, six: tuple[Path, dict[str, Any]], capsys: Any) -> None:
+    run_dir = folder / "three"
+    first = small_run(run_dir, *SIX[1:], "steps=3")
+    assert [row["step"] for row in rows(run_dir)] == [1, 2, 3]
+    second = small_run(run_dir, *SIX, resume=True)
+    assert_same_run(run_dir, six[0])
+    assert second["eval_before"] == first["eval_before"] == six[1]["eval_before"]
+    assert second["mlflow_run_id"] == first["mlflow_run_id"]
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["steps"] == 6
+    assert "MLflow did not take" not in capsys.readouterr().err
+
+
+def test_ctrl_c_finishes_the_step_and_resuming_makes_it_whole(folder: Path, whole: Path, capsys: Any) -> None:
+    run_dir = folder / "interrupted"
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(run_dir, *WHOLE, reporter=Interrupting(at=2))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "finishing this step and saving a checkpoint" in capsys.readouterr().err
+    assert [row["step"] for row in rows(run_dir)] == [1, 2]
+    assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["step-000002"]
+    assert not (run_dir / "model").exists()
+    small_run(run_dir, *WHOLE, resume=True)
+    assert_same_run(run_dir, whole)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_run_starts_over(folder: Path, whole: Path) -> None:
+    run_dir = folder / "impatient"
+    with pytest.raises(KeyboardInterrupt):
+        small_run(run_dir, *WHOLE, reporter=Interrupting(at=2, times=2))
+    assert not (run_dir / "checkpoints").exists()
+    small_run(run_dir, *WHOLE, resume=True)
+    assert_same_run(run_dir, whole)
+
+
+def test_what_a_crash_left_after_the_checkpoint_is_done_again(folder: Path, whole: Path) -> None:
+    """Steps past the checkpoint, a metrics line cut short, half-written files and folders."""
+    run_dir = folder / "crashed"
+    with pytest.raises(KeyboardInterrupt):
+        small_run(run_dir, *WHOLE, reporter=Interrupting(at=2))
+    extra = (whole / "metrics.jsonl").read_text().splitlines()
+    with (run_dir / "metrics.jsonl").open("a") as f:
+        f.write(extra[2].replace('"step": 3', '"step": 3, "junk": 1') + "\n" + extra[3][:100])
+    (run_dir / "rollouts" / "step-000003.parquet").write_bytes(b"junk")
+    (run_dir / "rollouts" / "step-000099.parquet").write_bytes(b"junk")
+    shutil.copytree(run_dir / "checkpoints" / "step-000002", run_dir / "checkpoints" / ".partial-step-000004")
+    (run_dir / ".partial-model").mkdir()
+    small_run(run_dir, *WHOLE, resume=True)
+    assert_same_run(run_dir, whole)
+    assert not (run_dir / ".partial-model").exists()
+
+
+def test_a_finished_run_resumed_stays_as_it_is(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+    run_dir = folder / "finished"
+    shutil.copytree(six[0], run_dir)
+    summary = small_run(run_dir, *SIX, resume=True)
+    assert_same_run(run_dir, six[0])
+    assert {k: v for k, v in summary.items() if k not in ("wall_seconds", "run_dir")} == {
+        k: v for k, v in six[1].items() if k not in ("wall_seconds", "run_dir")
+    }
+
+
+def test_a_run_does_not_go_back(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+    before = (six[0] / "metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match=r"has reached step 6 already, and 'steps' is 4"):
+        small_run(six[0], *SIX[1:], "steps=4", resume=True)
+    assert (six[0] / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("learner.lr=1e-5", r"learner\.lr: 0\.0003 -> 1e-05"),
+        ("seed=1", "seed: 0 -> 1"),
+        ("views.solver.num_samples=5", r"views\.solver\.num_samples: 4 -> 5"),
+        ("method.selector=majority", r"method\.selector\.type: 'harmonic' -> 'majority'"),
+    ],
+)
+def test_another_experiment_is_not_resumed(six: tuple[Path, dict[str, Any]], change: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"is not the one .* was started with .*{named}"):
+        small_run(six[0], *SIX, change, resume=True)
+
+
+def test_a_damaged_checkpoint_says_which_to_delete(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+    run_dir = folder / "damaged"
+    shutil.copytree(six[0], run_dir)
+    (run_dir / "checkpoints" / "step-000006" / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"step-000006' is damaged .*delete it"):
+        small_run(run_dir, *SIX, resume=True)
+    shutil.rmtree(run_dir / "checkpoints" / "step-000006")
+    small_run(run_dir, *SIX, resume=True)
+    assert_same_run(run_dir, six[0])
