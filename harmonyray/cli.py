@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from harmonyray.errors import ConfigError, HarmonyrayError
 
 INTERRUPTED = 130
+STDOUT = 1  # the file descriptor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,12 +55,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _reader_left() -> bool:
     """Whether whoever read our output (head, less) has gone; then the rest goes nowhere, without a word at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

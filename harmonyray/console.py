@@ -13,6 +13,7 @@ from rich.table import Table
 
 from harmonyray.config import Config
 
+LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
 PHASES = ("generate", "grade", "learn", "sync", "eval")
 
 
@@ -21,8 +22,8 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         """`quiet` leaves out everything but warnings (for `--json`)."""
-        self.out = Console(quiet=quiet, highlight=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.out = Console(quiet=quiet, soft_wrap=True, **LITERAL)
+        self.err = Console(stderr=True, soft_wrap=True, **LITERAL)
         self.live = sys.stdout.isatty() and not quiet
         self.progress: Progress | None = None
         self.accuracy = "-"
@@ -37,7 +38,7 @@ class Reporter:
         per_step = min(config.rollout.problems_per_step, num_problems)
         samples = sum(v.num_samples for v in config.views.values())
         by_view = ", ".join(f"{name} {v.num_samples}" for name, v in config.views.items())
-        self.out.print(f"[bold]{config.name}[/bold]: {config.method.type} on {config.model.path}, run directory {run_dir}")
+        self.out.print(f"{config.name}: {config.method.type} on {config.model.path}, run directory {run_dir}")
         self.out.print(
             f"{num_problems} problems, {per_step} a step x {samples} samples "
             f"({by_view}) = {per_step * samples} rollouts a step, "
@@ -76,8 +77,7 @@ class Reporter:
                 self.silent_views.add(view)
                 self.err.print(
                     f"step {row['step']}: view {view!r} returned no answers; "
-                    "its prompt asks for \\boxed{}: does the model follow it, and is rollout.max_response_tokens long enough?",
-                    markup=False,
+                    "its prompt asks for \\boxed{}: does the model follow it, and is rollout.max_response_tokens long enough?"
                 )
         if self.progress is not None:
             phases = " ".join(f"{name} {row[f'time/{name}_s']:.1f}s" for name in PHASES if row[f"time/{name}_s"] > 0.05)
@@ -90,7 +90,7 @@ class Reporter:
 
     def tracking_errors(self, errors: Sequence[str]) -> None:
         for error in errors:
-            self.err.print(f"MLflow did not take a record (metrics.jsonl has it): {error}", markup=False)
+            self.err.print(f"MLflow did not take a record (metrics.jsonl has it): {error}")
 
     def close(self) -> None:
         if self.progress is not None:
@@ -110,8 +110,8 @@ class Reporter:
             )
         self.out.print(table)
         for line in lines:
-            self.out.print(line, markup=False)
-        plain = Console(width=120, color_system=None, record=True, quiet=True)
+            self.out.print(line)
+        plain = Console(width=120, color_system=None, record=True, quiet=True, **LITERAL)
         with plain.capture() as captured:
             plain.quiet = False
             plain.print(table)

@@ -209,8 +209,9 @@ def _check_model(config: Config) -> None:
 
 
 def _tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
-    if config.tracking.uri is not None:
-        return config.tracking.uri, None
+    uri = config.tracking.uri
+    if uri is not None:  # a server keeps artifacts itself; beside a database file they stay with it
+        return uri, Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
     root = run_dir.resolve().parent
     return f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts"
 

@@ -21,6 +21,7 @@ SMALL = [
     "views.reframer.num_samples=4",
     "eval.num_samples=2",
 ]
+SIX = ("steps=6", "eval.every=3", "checkpoint.every=3", "checkpoint.keep=2")
 VARYING = ("time/", "sync/seconds")
 
 
@@ -58,3 +59,9 @@ def quickstart_rows(name: str) -> list[dict[str, str]]:
 def write_rows(path: Path, items: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
     return path
+
+
+def assert_same_run(run_dir: Path, expected: Path) -> None:
+    assert steady(run_dir) == steady(expected)
+    assert weights(run_dir / "model") == weights(expected / "model")
+    assert samples(run_dir) == samples(expected)

@@ -132,7 +132,7 @@ def test_no_answers_train_nothing_and_the_run_says_so(mute: str, folder: Path, c
     views = [f"views.{name}={{type: '{mute}', template: null}}" for name in ("solver", "reframer")]
     with pytest.raises(ConfigError, match=r"unknown option 'views\.solver\.template'"):
         small_run(run_dir, "steps=2", *views)
-    summary = small_run(run_dir, "steps=2", *(f"views.{n}.type={mute}" for n in ("solver", "reframer")), reporter=Reporter())
+    summary = small_run(run_dir, "steps=4", *(f"views.{n}.type={mute}" for n in ("solver", "reframer")), reporter=Reporter())
     for row in rows(run_dir):
         assert (row["consensus/coverage"], row["policy_version"], row["train/skipped"]) == (0, 0, 1)
         assert "consensus/label_accuracy" not in row
@@ -144,6 +144,12 @@ def test_no_answers_train_nothing_and_the_run_says_so(mute: str, folder: Path, c
     assert err.count("view 'solver' returned no answers") == 1
     assert err.count("view 'reframer' returned no answers") == 1
     assert {r["label"] for r in samples(run_dir)} == {None}
+    # The policy never changed, so what differs between two epochs is what was drawn.
+    said: dict[tuple[str, str], dict[int, list[str]]] = {}
+    for r in samples(run_dir):
+        said.setdefault((r["problem_id"], r["view"]), {}).setdefault(r["step"], []).append(r["response"])
+    assert all(len(steps) == 2 for steps in said.values())
+    assert any(first != second for first, second in (steps.values() for steps in said.values()))
 
 
 def test_one_mute_view_of_two_leaves_the_harmonic_mean_nothing(mute: str, folder: Path, capsys: Any) -> None:

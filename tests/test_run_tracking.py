@@ -155,3 +155,4 @@ def test_a_store_of_the_users_own(tmp_path: Path) -> None:
     summary = small_run(tmp_path / "runs" / "run", "steps=1", f"tracking.uri={uri}", "tracking.experiment=theirs")
     assert MlflowClient(uri).get_run(summary["mlflow_run_id"]).info.status == "FINISHED"
     assert not (tmp_path / "runs" / "mlflow.db").exists()
+    assert any((tmp_path / "mlartifacts").rglob("metrics.jsonl"))

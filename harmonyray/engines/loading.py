@@ -20,7 +20,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises ModelError if it cannot be loaded or has no end-of-sequence token."""
     try:
         tokenizer = _transformers().AutoTokenizer.from_pretrained(model_path(name))
-    except (OSError, ValueError) as e:
+    except Exception as e:
         raise ModelError(f"the tokenizer of model {name!r} cannot be loaded: {_first_line(e)}") from e
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of model {name!r} has no eos_token: generation could never stop; set one")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +21,7 @@ from torch import Tensor
 from harmonyray.algos.losses import kl_k3
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import named_weights
-from harmonyray.errors import CheckpointError, ModelError
+from harmonyray.errors import CheckpointError
 from harmonyray.protocols import Loss
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Batch, IntArray, UpdateReport
@@ -95,7 +94,7 @@ class TorchLearner:
             version = json.loads((directory / "learner.json").read_text())["policy_version"]
             self.model.load_state_dict(saved.state_dict())
             self.optimizer.load_state_dict(optimizer)
-        except (ModelError, OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as e:
+        except Exception as e:  # a damaged file makes torch's reader raise anything
             raise CheckpointError(
                 f"checkpoint '{directory}' cannot be loaded ({e}): delete it to resume from the one before it"
             ) from e

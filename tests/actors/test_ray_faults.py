@@ -36,6 +36,7 @@ from actor_helpers import (
 from harmonyray import build
 from harmonyray.actors.runtime import RayRuntime
 from harmonyray.cli import main
+from harmonyray.types import SampleRequest, Sampling
 
 SYNC_LIMIT_S = 20
 
@@ -279,14 +280,16 @@ def test_a_killed_learner_ends_the_run_with_a_word_about_resume(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["{}", "not json"])
 def test_a_model_that_cannot_be_loaded_by_the_actors_is_the_users_mistake(
-    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer: str
 ) -> None:
     """The files are there, so the driver's own check passes; what is in them only shows in the actors."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "no-such-architecture"}')
-    (model / "tokenizer.json").write_text("{}")
+    (model / "tokenizer.json").write_text(tokenizer)
     before = ray.available_resources()["CPU"]
     assert train_cli(tmp_path / "run", f"model.path={model}") == 2
     err = capsys.readouterr().err

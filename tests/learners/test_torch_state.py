@@ -221,7 +221,7 @@ def test_a_missing_checkpoint(workshop: Any, tmp_path: Path) -> None:
         workshop.learner().load(tmp_path / "step-000001")
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "junk"])
 @pytest.mark.parametrize("name", ["optimizer.pt", "learner.json", "model/model.safetensors", "model/config.json"])
 def test_a_damaged_checkpoint_leaves_the_version_alone(workshop: Any, tmp_path: Path, name: str, damage: str) -> None:
     learner = workshop.learner()
@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_leaves_the_version_alone(workshop: Any, tmp_path: 
     learner.save(tmp_path)
     path = tmp_path / name
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    path.write_bytes({"truncated": content[: len(content) // 2], "junk": b"junk"}.get(damage, b""))
     if damage == "missing":
         path.unlink()
     fresh = workshop.learner()

@@ -1,0 +1,219 @@
+"""What is recorded of a step, what is forgotten on a resume, and the MLflow thread against a real SQLite store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from mlflow.tracking import MlflowClient
+
+from harmonyray.errors import TrackingError
+from harmonyray.tracking import MlflowRun, RunTracker, read_metrics, rewind, write_rollouts
+from harmonyray.types import AnswerGroup, Consensus, Judgement, ParsedResponse, Problem, ProblemRollouts, Prompt, Rollout
+
+
+def rollout(view: str, text: str, num_tokens: int, finish: str = "stop") -> Rollout:
+    ids = np.arange(num_tokens)
+    return Rollout(Prompt("p", view, text="Q"), np.array([1]), ids, np.zeros(num_tokens, np.float32), text, finish, 4)
+
+
+def step() -> tuple[list[ProblemRollouts], list[Judgement]]:
+    """One problem; two samples in the first view, one in the second; clusters "4" and "5", the label is "4"."""
+    problem = Problem("p", "2+2")
+    rollouts = ((rollout("a", "it is 4", 3), rollout("a", "five", 9, "length")), (rollout("b", "hm", 1),))
+    parsed = (
+        (ParsedResponse("4"), ParsedResponse("5")),
+        (ParsedResponse(None, missing=2 / 3, copied=0.5, rewritten="two and two", strategy="count"),),
+    )
+    ids = np.array([[0, 1], [-1, -1]])
+    group = AnswerGroup("p", ids, np.array([2, 1]), ("4", "5"), parsed)
+    consensus = Consensus((0, None), np.array([0.5, 0.0]), group.counts() / 2, 0.5)
+    rewards = np.array([[1.0, 0.0], [0.0, np.nan]])
+    return [ProblemRollouts(problem, rollouts)], [Judgement(group, consensus, rewards, np.array([True, False]))]
+
+
+def test_a_row_for_each_sample(tmp_path: Path) -> None:
+    write_rollouts(tmp_path / "step-000007.parquet", 7, ["a", "b"], *step())
+    got = pq.read_table(tmp_path / "step-000007.parquet").to_pylist()
+    common = {"step": 7, "problem_id": "p", "question": "2+2", "policy_version": 4}
+    assert got[0] == common | {
+        "view": "a",
+        "sample": 0,
+        "response": "it is 4",
+        "answer": "4",
+        "cluster": 0,
+        "label": "4",
+        "reward": 1.0,
+        "missing": 0.0,
+        "rewritten": None,
+        "strategy": None,
+        "num_tokens": 3,
+        "finish_reason": "stop",
+    }
+    assert (got[1]["sample"], got[1]["cluster"], got[1]["finish_reason"], got[1]["num_tokens"]) == (1, 1, "length", 9)
+    assert (got[2]["view"], got[2]["answer"], got[2]["cluster"], got[2]["label"]) == ("b", None, -1, None)
+    assert (got[2]["rewritten"], got[2]["strategy"], got[2]["missing"]) == ("two and two", "count", pytest.approx(2 / 3))
+    assert len(got) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000007.parquet"]
+
+
+class Recorder:
+    """Stands in for the MLflow run where only the order matters."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.seen = run_dir, list[tuple[int, int]]()
+
+    def log_metrics(self, row: Mapping[str, float], step: int) -> None:
+        self.seen.append((step, len(read_metrics(self.run_dir))))
+
+
+def test_a_metrics_line_means_that_the_step_is_whole(tmp_path: Path) -> None:
+    mlflow, heard = Recorder(tmp_path), list[Any]()
+    tracker = RunTracker(tmp_path, ["a", "b"], mlflow, [heard.append])  # type: ignore[arg-type]
+    tracker.log_step(1, {"step": 1, "x": 0.5}, *step())
+    tracker.log_step(2, {"step": 2, "x": 0.25}, *step())
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "x": 0.5}\n{"step": 2, "x": 0.25}\n'
+    assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == ["step-000001.parquet", "step-000002.parquet"]
+    assert mlflow.seen == [(1, 1), (2, 2)]
+    assert [row["step"] for row in heard] == [1, 2]
+    with pytest.raises(ValueError, match="zip"):
+        tracker.log_step(3, {"step": 3}, step()[0], [])
+    assert len(read_metrics(tmp_path)) == 2  # the rollouts come first: no line without them
+
+
+CUT_SHORT = [
+    ("", []),
+    ('{"step": 1}\n', [1]),
+    ('{"step": 1}\n{"step": 2', [1]),
+    ('{"step": 1}\n{"step": 2}', [1]),  # whole, but nobody can know
+    ('{"st', []),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CUT_SHORT)
+def test_a_last_line_cut_short_is_left_out(tmp_path: Path, text: str, expected: list[int]) -> None:
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert [row["step"] for row in read_metrics(tmp_path)] == expected
+
+
+def test_no_metrics_yet(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize(("to", "left"), [(0, []), (2, [1, 2]), (3, [1, 2, 3]), (9, [1, 2, 3])])
+def test_rewinding_forgets_what_came_after(tmp_path: Path, to: int, left: list[int]) -> None:
+    (tmp_path / "rollouts").mkdir()
+    for i in (1, 2, 3):
+        (tmp_path / "rollouts" / f"step-{i:06d}.parquet").write_text("x")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "x": 0.1}) + "\n" for i in (1, 2, 3)) + '{"step": 4')
+    rewind(tmp_path, to)
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(json.dumps({"step": i, "x": 0.1}) + "\n" for i in left)
+    assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [f"step-{i:06d}.parquet" for i in left]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "rollouts"]
+
+
+def test_rewinding_an_empty_run(tmp_path: Path) -> None:
+    rewind(tmp_path, 0)
+    assert read_metrics(tmp_path) == []
+
+
+# --- MLflow -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    return f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts"
+
+
+def open_run(store: tuple[str, Path], name: str, run_id: str | None = None, experiment: str = "e") -> MlflowRun:
+    return MlflowRun(store[0], store[1], experiment, name, run_id)
+
+
+def test_everything_queued_is_there_at_the_end(store: tuple[str, Path], tmp_path: Path) -> None:
+    run = open_run(store, "one")
+    run.log_params({f"p{i}": i for i in range(250)} | {"long": "x" * 900, "none": None})  # more than one request may hold
+    for i in range(1, 4):
+        run.log_metrics({"step": i, "loss": i / 10, "eval/solver/avg_at_k/level 1": 1.0}, i)
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "b.txt").write_text("b")
+    run.log_artifacts(tmp_path / "a.txt")
+    run.log_artifacts(tmp_path / "many", "many")
+    assert run.finish("FINISHED") == []
+    client = MlflowClient(store[0])
+    got = client.get_run(run.run_id)
+    assert (got.info.status, got.info.run_name) == ("FINISHED", "one")
+    assert len(got.data.params) == 252
+    assert (got.data.params["p249"], got.data.params["long"], got.data.params["none"]) == ("249", "x" * 500, "None")
+    assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "loss")] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert set(got.data.metrics) == {"loss", "eval/solver/avg_at_k/level 1"}  # the step is a coordinate and no metric
+    assert (store[1] / run.run_id / "artifacts" / "many" / "b.txt").read_text() == "b"
+    assert {a.path for a in client.list_artifacts(run.run_id)} == {"a.txt", "many"}
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_endings(store: tuple[str, Path], status: str) -> None:
+    run = open_run(store, status)
+    assert run.finish(status) == []
+    assert MlflowClient(store[0]).get_run(run.run_id).info.status == status
+
+
+def test_a_run_taken_up_is_the_same_run_and_keeps_its_parameters(store: tuple[str, Path]) -> None:
+    first = open_run(store, "taken")
+    first.log_params({"steps": 3})
+    first.log_metrics({"x": 1.0}, 1)
+    first.finish("KILLED")
+    again = open_run(store, "taken", first.run_id)
+    assert again.run_id == first.run_id
+    assert MlflowClient(store[0]).get_run(first.run_id).info.status == "RUNNING"
+    again.log_params({"steps": 6})  # which MLflow would refuse
+    again.log_metrics({"x": 2.0}, 2)
+    assert again.finish("FINISHED") == []
+    got = MlflowClient(store[0]).get_run(first.run_id)
+    assert (got.info.status, got.data.params) == ("FINISHED", {"steps": "3"})
+    assert [m.value for m in MlflowClient(store[0]).get_metric_history(first.run_id, "x")] == [1.0, 2.0]
+
+
+def test_a_run_that_the_store_does_not_have_is_made_anew(store: tuple[str, Path]) -> None:
+    run = open_run(store, "moved", "0123456789abcdef0123456789abcdef")
+    run.log_params({"steps": 6})
+    assert run.finish("FINISHED") == []
+    assert run.run_id != "0123456789abcdef0123456789abcdef"
+    assert MlflowClient(store[0]).get_run(run.run_id).data.params == {"steps": "6"}
+
+
+def test_many_runs_may_start_one_experiment_at_once(store: tuple[str, Path]) -> None:
+    runs = [open_run(store, f"r{i}", experiment="shared") for i in range(4)]
+    assert [run.finish("FINISHED") for run in runs] == [[]] * 4
+    client = MlflowClient(store[0])
+    assert len({run.run_id for run in runs}) == 4
+    assert len({client.get_run(run.run_id).info.experiment_id for run in runs}) == 1
+
+
+def test_an_error_is_told_at_the_end_once_and_does_not_stop_the_rest(store: tuple[str, Path], tmp_path: Path) -> None:
+    run = open_run(store, "errors")
+    for i in range(3):
+        run.log_artifacts(tmp_path / "not-there")
+        run.log_metrics({"x": 1.0}, i)
+    errors = run.finish("FINISHED")
+    assert len(errors) == 1
+    assert "not-there" in errors[0]
+    assert "\n" not in errors[0]
+    assert len(MlflowClient(store[0]).get_metric_history(run.run_id, "x")) == 3
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/nowhere/mlflow.db"])
+def test_a_store_that_cannot_be_used(uri: str) -> None:
+    run = MlflowRun(uri, None, "e", "r")
+    run.log_metrics({"x": 1.0}, 1)
+    with pytest.raises(TrackingError, match=r"MLflow store '.*' cannot be used: .*correct 'tracking\.uri'") as caught:
+        _ = run.run_id
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert run.finish("FAILED") == []  # it has been told
