@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -160,10 +162,19 @@ def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list
         f"run     {run_dir}",
         f"        head -c 600 {run_dir}/metrics.jsonl",
         f"model   {run_dir}/model",
-        f"        harmonyray eval --model {run_dir}/model --problems {problems}",
+        f"        {_tool('harmonyray')} eval --model {run_dir}/model --problems {problems}",
         f"MLflow  run {summary['mlflow_run_id']}",
-        f"        mlflow ui --backend-store-uri {uri}",
+        f"        {_tool('mlflow')} ui --backend-store-uri {uri}",
     ]
+
+
+def _tool(name: str) -> str:
+    """How to call a command of this installation: by name if that finds it, else by its path."""
+    path = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not path.exists() or (found is not None and Path(found).samefile(path)):
+        return name
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _pair(before: Mapping[str, float], after: Mapping[str, float], key: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,13 @@ def test_the_table_by_hand(config: Config) -> None:
     ]
     closing = text.splitlines()[-6:]
     assert closing[0] == "run     /x/run"
-    assert closing[3] == "        harmonyray eval --model /x/run/model --problems quickstart"
-    assert closing[4:] == ["MLflow  run abc", "        mlflow ui --backend-store-uri sqlite:///x.db"]
+    tool, arguments = closing[3].split(maxsplit=1)
+    assert shutil.which(tool) is not None, "the command can be pasted into this shell"
+    assert arguments == "eval --model /x/run/model --problems quickstart"
+    assert closing[4] == "MLflow  run abc"
+    tool, arguments = closing[5].split(maxsplit=1)
+    assert shutil.which(tool) is not None
+    assert arguments == "ui --backend-store-uri sqlite:///x.db"
 
 
 WINDOWS = [(1, 1), (2, 1), (3, 1), (5, 2), (16, 8), (40, 8)]

@@ -1,4 +1,4 @@
-"""Who sits where: what the actors ask for, what the nodes have, and a first-fit plan of one onto the other."""
+"""Who sits where: what the actors ask for, what the nodes have, and a plan of one onto the other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from harmonyray.config import Config
 
 EPS = 1e-6
+MAX_TRIES = 20_000  # nodes looked at before the search for a better plan gives up
+MAX_SEARCHED = 500  # seats; beyond this only first fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +48,59 @@ def seats(config: Config) -> list[Seat]:
 
 
 def assign(wanted: Sequence[Seat], nodes: Sequence[Node]) -> list[str | None]:
-    """A node name for every seat, or None where no node has room: biggest seats first, each on the first node that fits."""
+    """A node name for every seat, or None where no node has room: biggest seats first, each on the first node that fits.
+    Where that leaves somebody out, a bounded search looks for a plan that does not."""
+    order = sorted(range(len(wanted)), key=lambda i: (-wanted[i].num_gpus, -wanted[i].num_cpus, i))
+    chosen = _search(wanted, order, nodes) or _first_fit(wanted, order, nodes)
+    names = [n.name for n in nodes]
+    return [None if (n := chosen[i]) is None else names[n] for i in range(len(wanted))]
+
+
+def _fits(seat: Seat, room: list[float]) -> bool:
+    return seat.num_cpus <= room[0] + EPS and seat.num_gpus <= room[1] + EPS
+
+
+def _first_fit(wanted: Sequence[Seat], order: Sequence[int], nodes: Sequence[Node]) -> dict[int, int | None]:
+    """Seat index to node index, or None."""
     free = [[n.num_cpus, n.num_gpus] for n in nodes]
-    placed: list[str | None] = [None] * len(wanted)
-    for i in sorted(range(len(wanted)), key=lambda i: (-wanted[i].num_gpus, -wanted[i].num_cpus, i)):
-        for room, node in zip(free, nodes, strict=True):
-            if wanted[i].num_cpus <= room[0] + EPS and wanted[i].num_gpus <= room[1] + EPS:
+    chosen: dict[int, int | None] = dict.fromkeys(order)
+    for i in order:
+        for n, room in enumerate(free):
+            if _fits(wanted[i], room):
                 room[0] -= wanted[i].num_cpus
                 room[1] -= wanted[i].num_gpus
-                placed[i] = node.name
+                chosen[i] = n
                 break
-    return placed
+    return chosen
+
+
+def _search(wanted: Sequence[Seat], order: Sequence[int], nodes: Sequence[Node]) -> dict[int, int | None] | None:
+    """First fit with second thoughts: everybody's node, or None if there is no such plan or it takes too long to find."""
+    free = [[n.num_cpus, n.num_gpus] for n in nodes]
+    chosen: dict[int, int | None] = {}
+    tries = 0
+
+    def place(depth: int) -> bool:
+        nonlocal tries
+        if depth == len(order):
+            return True
+        i, seen = order[depth], set()
+        for n, room in enumerate(free):
+            state = (round(room[0], 6), round(room[1], 6))
+            tries += 1
+            if state in seen or tries > MAX_TRIES or not _fits(wanted[i], room):
+                continue
+            seen.add(state)
+            room[0] -= wanted[i].num_cpus
+            room[1] -= wanted[i].num_gpus
+            chosen[i] = n
+            if place(depth + 1):
+                return True
+            room[0] += wanted[i].num_cpus
+            room[1] += wanted[i].num_gpus
+        return False
+
+    return chosen if len(order) <= MAX_SEARCHED and place(0) else None
 
 
 def plan_rows(wanted: Sequence[Seat], nodes: Sequence[Node]) -> list[tuple[str, ...]]:

@@ -48,7 +48,7 @@ def actors_alive() -> int:
 def test_plan_shows_the_nodes_of_the_cluster(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "quickstart"]) == 0
     out = capsys.readouterr().out
-    assert "available             2     0     1 node(s)" in out
+    assert "available               2     0     1 node(s)" in out
     assert "NO ROOM" not in out
     assert main(["plan", "quickstart", "placement.learner.num_cpus=1.9"]) == 2
     assert "NO ROOM" in capsys.readouterr().out
@@ -71,9 +71,12 @@ def test_a_run_on_a_cluster_computes_the_same_and_leaves_the_cluster_up(
     assert (tmp_path / "runs/one/model/config.json").is_file()
     assert (tmp_path / "runs/one/checkpoints/step-000003/optimizer.pt").is_file()
 
-    with build.open_runtime(small_config("method.type=majority_vote", "views.reframer=null"), [], learn=False):
-        assert ray.get_runtime_context().gcs_address == address
-        assert wait_for(lambda: actors_alive() == 2, 30), "an engine and a grader: the run before has left none"
+    ray.init(address=address, log_to_driver=False)
+    try:
+        assert len(ray._private.state.actors()) == 4, "the run was on this cluster"
+        assert wait_for(lambda: actors_alive() == 0, 30)
+    finally:
+        ray.shutdown()
 
     monkeypatch.delenv("RAY_ADDRESS")
     expected, _ = drive_new(small_config("runtime.type=in_process"))
@@ -89,8 +92,9 @@ def test_what_can_never_fit_is_refused_at_once_with_a_table(
     assert time.monotonic() - start < 15, "start_timeout_s is 30: this must not be waited for"
     err = capsys.readouterr().err
     assert "the cluster is too small for this run" in err
-    assert "learner        0        64    0     NO ROOM" in err
-    assert "asked                   65.25  0" in err or "asked" in err
+    assert "learner        0        64     0     NO ROOM" in err
+    assert "asked" in err
+    assert "65.25" in err
     assert "1 node(s)" in err
     assert "Traceback" not in err
 
@@ -107,9 +111,9 @@ def test_a_busy_cluster_is_waited_for_and_then_given_up(address: str) -> None:
         assert ray.get(other.ready.remote(), timeout=60)
         config = small_config("runtime.start_timeout_s=2", "placement.learner.num_cpus=1")
         start = time.monotonic()
-        with pytest.raises(PlacementError, match=r"the cluster is busy: no room within 2 s \(free now: .*'CPU': 0\.5"):
-            with build.open_runtime(config, build.make_views(config)):
-                pass
+        message = r"the cluster is busy: no room within 2 s \(free now: .*'CPU': 0\.5"
+        with pytest.raises(PlacementError, match=message), build.open_runtime(config, build.make_views(config)):
+            pass
         assert 2 <= time.monotonic() - start < 8
         ray.kill(other)
         # The request that was given up is gone: the whole cluster is free again.
