@@ -83,7 +83,7 @@ class HfEngine:
     def _encode(self, prompt: Prompt) -> list[int]:
         """The prompt's token ids. Plain text gets the special tokens that the model is used to (a leading bos, for some)."""
         if prompt.text is not None:
-            return self.tokenizer(prompt.text)["input_ids"]
+            return self.tokenizer(prompt.text, verbose=False)["input_ids"]  # lengths are checked by `skip_long_prompts`
         if self.tokenizer.chat_template is None:
             raise ModelError(
                 f"view {prompt.view!r} asks with chat messages, but the model's tokenizer has no chat template: "
