@@ -76,7 +76,7 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.3), sharey=True, constrained_layout=True)
     for axis, column, title in ((axes[0], 1, "all questions"), (axes[1], 2, "questions that need a borrow")):
         for name, runs in results.items():
             for r in runs:
@@ -90,7 +90,7 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("accuracy in the solver view (avg@16)")
-    axes[1].legend(loc="center right", frameon=False)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
 
 
