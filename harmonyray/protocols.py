@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harmonyray.types import (
     AnswerGroup,
@@ -37,6 +37,32 @@ class Selector(Protocol):
     """Frequencies to a label. `counts` int[C, V], `num_samples` int[V]; `step` and `key` feed schedules and seeds."""
 
     def select(self, counts: Any, num_samples: Any, *, step: int = 0, key: str = "") -> Consensus: ...
+
+
+@runtime_checkable
+class BatchSelector(Protocol):
+    """A selector that also takes many problems at once: counts [P] of int[C_p, V], num_samples int[P, V], keys [P].
+
+    Gives what `select` gives one by one. Optional.
+    """
+
+    def select_many(
+        self, counts: Sequence[Any], num_samples: Any, *, step: int = 0, keys: Sequence[str] | None = None
+    ) -> list[Consensus]: ...
+
+
+@runtime_checkable
+class FittedSelector(Protocol):
+    """A selector that learns from unlabeled votes: `fit` sees all problems of a step before any of them is selected.
+
+    Its state is JSON-ready and travels with the checkpoints. Optional.
+    """
+
+    def fit(self, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Method(Protocol):
