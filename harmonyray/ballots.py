@@ -18,6 +18,7 @@ from harmonyray.answers.equivalence import Equivalence
 from harmonyray.answers.extract import extract_answer
 from harmonyray.answers.normalize import canonical_key
 from harmonyray.errors import ProblemError
+from harmonyray.ledger import FOLDER, read_ledger
 from harmonyray.problems.rows import Row, read_rows
 from harmonyray.records import BadRows, read_records, scalar_text, shown
 from harmonyray.registry import nearest
@@ -65,7 +66,10 @@ def file_ballots(
         if known:
             _check_views(row, views, known)
         answers = [_answers(row, name, views[name], extract) for name in known or views]
-        out = _id(row), answers, scalar_text(row, "column 'gold'", row.values.get("gold")) or None
+        gold = scalar_text(row, "column 'gold'", row.values.get("gold")) or None
+        if extract is not None and gold is not None and ("####" in gold or "\\boxed" in gold):
+            gold = extract_answer(gold, extract) or gold  # a worked solution, as GSM8K has them
+        out = _id(row), answers, gold
         if not known:
             wanted_view(tuple(views))
             known = tuple(views)
@@ -130,10 +134,23 @@ def _answers(row: Row, view: str, values: Any, extract: str | None) -> list[str 
 
 
 def run_ballots(run_dir: Path, wanted_view: Callable[[Sequence[str]], None]) -> Iterator[Ballot]:
-    """The ballots of a run's recorded rollouts, one per step and problem, in the order they were sampled.
+    """The ballots of a run, one per step and problem, in the order they were sampled: its vote ledger, or the recorded
+    rollouts of a run that has none.
 
-    Raises ProblemError for a folder without rollouts, and for rollouts that are damaged.
+    Raises ProblemError for a folder without either, and for files that are damaged.
     """
+    if any((run_dir / FOLDER).glob("step-*.parquet")):
+        known: tuple[str, ...] = ()
+        for row in read_ledger(run_dir):
+            if not known:
+                known = row.views
+                wanted_view(known)
+            yield Ballot(row.problem_id, row.views, row.counts, row.num_samples, row.representatives, step=row.step)
+    else:
+        yield from _rollout_ballots(run_dir, wanted_view)
+
+
+def _rollout_ballots(run_dir: Path, wanted_view: Callable[[Sequence[str]], None]) -> Iterator[Ballot]:
     paths = sorted((run_dir / "rollouts").glob("step-*.parquet"))
     if not paths:
         raise ProblemError(

@@ -1,25 +1,32 @@
 """`harmonyray vote`: recorded answers in, pseudo-labels out, under one selector or all of them. No model, no torch, no ray.
 
-Problems stream through in chunks. Only a selector that looks at all votes before it judges any (`reliability`) makes the
-verb hold the counts of every problem.
+Problems stream through in chunks. Only a selector that learns from all votes before it judges any (`reliability`, and so
+"all") makes the verb hold the counts of every problem of a file. A run is replayed step by step, as it was trained.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from harmonyray import registry
 from harmonyray.answers.equivalence import Equivalence
 from harmonyray.ballots import Ballot, file_ballots, run_ballots
 from harmonyray.errors import ConfigError, ProblemError
+from harmonyray.protocols import Selector
 from harmonyray.records import STREAM, BadRows, RecordWriter, check_folder, check_out, chunks, no_rows
+from harmonyray.selectors import default_selectors
+from harmonyray.selectors.applying import fit_and_select, learns
+from harmonyray.selectors.votes import Majority
 from harmonyray.types import Consensus
 
 ALL = "all"
@@ -50,15 +57,10 @@ class Candidate:
     """A selector and how it has done so far."""
 
     name: str
-    selector: Any
+    selector: Selector
     num_abstained: int = 0
     num_different: int = 0
     num_right: int = 0
-
-    @property
-    def needs_all(self) -> bool:
-        """Whether it must see every problem at once."""
-        return getattr(self.selector, "needs_all", False)
 
 
 def parse_options(items: Sequence[str]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def parse_options(items: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"-o {item!r} is not of the form key=value, e.g. -o lam=1.5 or -o weights=[0.6,0.4]")
     try:
         loaded = OmegaConf.to_container(OmegaConf.from_dotlist(list(items)), resolve=True)
-    except (OmegaConfBaseException, ValueError) as e:
+    except (OmegaConfBaseException, YAMLError, ValueError) as e:
         raise ConfigError(f"-o {' -o '.join(items)} cannot be read: {e}") from e
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}
@@ -85,13 +87,12 @@ def run_vote(request: VoteRequest) -> dict[str, Any]:
     _check_outputs(request)
     gold = _gold(request.problems)
     bad = BadRows(request.skip_bad)
-    majority = Candidate("majority", _build("majority", {}))
-    size = None if any(c.needs_all for c in candidates) else _CHUNK
+    majority = Majority(Majority.Options())
     totals = {"num_problems": 0, "num_gold": 0, "num_timeouts": 0}
     with Equivalence() as equivalence, RecordWriter(request.out, _schema) as writer:
         ballots = _ballots(request, equivalence, bad)
-        for chunk in chunks(ballots, _CHUNK) if size else _whole(ballots):
-            chosen = {c.name: _select(c, chunk) for c in candidates}
+        for chunk in _chunks(ballots, whole=any(learns(c.selector) for c in candidates)):
+            chosen = {c.name: _select(c.selector, chunk) for c in candidates}
             reference = _labels(chosen.get("majority") or _select(majority, chunk), chunk, request)
             golds = [gold.get(str(b.id), b.gold) for b in chunk]
             totals["num_problems"] += len(chunk)
@@ -113,26 +114,22 @@ def run_vote(request: VoteRequest) -> dict[str, Any]:
     return {**summary, "wall_seconds": time.perf_counter() - begun}
 
 
-def _whole(ballots: Iterable[Ballot]) -> Iterator[list[Ballot]]:
-    if everything := list(ballots):
-        yield everything
+def _chunks(ballots: Iterator[Ballot], whole: bool) -> Iterator[list[Ballot]]:
+    """Ballots to be judged together: a step of a run; of a file some, or all (`whole`) for a selector that learns."""
+    for step, group in groupby(ballots, key=lambda ballot: ballot.step):
+        if step is not None or whole:
+            yield list(group)
+        else:
+            yield from chunks(group, _CHUNK)
 
 
 def _candidates(request: VoteRequest) -> list[Candidate]:
     if request.selector != ALL:
-        return [Candidate(request.selector, _build(request.selector, request.options))]
+        options = registry.make_options("selectors", request.selector, "", request.options)
+        return [Candidate(request.selector, registry.resolve("selectors", request.selector)(options))]
     if request.options:
         raise ConfigError(f"-o {next(iter(request.options))!r} belongs to one selector: name it with --selector, not 'all'")
-    out = []
-    for name in registry.BUILT_IN["selectors"]:
-        if not any(f.is_required() for f in registry.resolve("selectors", name).Options.model_fields.values()):
-            out.append(Candidate(name, _build(name, {})))
-    return out
-
-
-def _build(name: str, options: Mapping[str, Any]) -> Any:
-    parsed = registry.make_options("selectors", name, "", options)
-    return registry.resolve("selectors", name)(parsed)
+    return [Candidate(name, selector) for name, selector in default_selectors().items()]
 
 
 def _check_outputs(request: VoteRequest) -> None:
@@ -167,9 +164,13 @@ def _ballots(request: VoteRequest, equivalence: Equivalence, bad: BadRows) -> It
     return file_ballots(request.source, equivalence, bad, request.extract, check_view)
 
 
-def _select(candidate: Candidate, chunk: Sequence[Ballot]) -> list[Consensus]:
+def _select(selector: Selector, chunk: Sequence[Ballot]) -> list[Consensus]:
     """Selectors count steps from 0, runs from 1."""
-    return [candidate.selector.select(b.counts, b.num_samples, step=max((b.step or 1) - 1, 0), key=str(b.id)) for b in chunk]
+    num_samples = np.array([ballot.num_samples for ballot in chunk])
+    keys = [str(ballot.id) for ballot in chunk]
+    return fit_and_select(
+        selector, [ballot.counts for ballot in chunk], num_samples, step=max((chunk[0].step or 1) - 1, 0), keys=keys
+    )
 
 
 def _view(ballot: Ballot, request: VoteRequest) -> int:
