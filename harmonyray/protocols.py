@@ -52,17 +52,24 @@ class BatchSelector(Protocol):
 
 
 @runtime_checkable
-class FittedSelector(Protocol):
-    """A selector that learns from unlabeled votes: `fit` sees all problems of a step before any of them is selected.
-
-    Its state is JSON-ready and travels with the checkpoints. Optional.
-    """
-
-    def fit(self, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None: ...
+class Stateful(Protocol):
+    """Something that learns beside the weights: its state is JSON-ready and travels with the checkpoints. Optional."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class FittedSelector(Stateful, Protocol):
+    """A selector that learns from unlabeled votes: `fit` sees all problems of a step (of a file) before any of them is selected.
+
+    `needs_all` says whether it does (a wrapper of selectors that learn nothing does not). Optional.
+    """
+
+    needs_all: bool
+
+    def fit(self, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None: ...
 
 
 class Method(Protocol):
@@ -129,8 +136,14 @@ class Learner(Protocol):
 
 
 class Tracker(Protocol):
-    """Records a step: its metrics, what was sampled and how it was judged."""
+    """Records a step: its metrics, what was sampled, how it was judged, and what other selectors would have chosen (a
+    `harmonyray.ledger.StepLedger`)."""
 
     def log_step(
-        self, step: int, row: Mapping[str, float], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
+        self,
+        step: int,
+        row: Mapping[str, float],
+        rollouts: Sequence[ProblemRollouts],
+        judgements: Sequence[Judgement],
+        ledger: Any = None,
     ) -> None: ...

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harmonyray import registry
+from harmonyray import protocols, registry
 from harmonyray.selectors.applying import fit_and_select
 from harmonyray.selectors.base import Selector, SelectorOptions, WeightedOptions
 from harmonyray.types import Consensus
 
-__all__ = ["Selector", "SelectorOptions", "WeightedOptions", "select", "select_many"]
+__all__ = ["Selector", "SelectorOptions", "WeightedOptions", "default_selectors", "select", "select_many"]
 
 
 def select(name: str, counts: Any, num_samples: Any, *, step: int = 0, key: str = "", **options: Any) -> Consensus:
@@ -37,6 +37,13 @@ def select_many(
     or option, and for arrays that do not fit, naming the problem.
     """
     return fit_and_select(_build(name, options), counts, num_samples, step=step, keys=keys)
+
+
+def default_selectors() -> dict[str, protocols.Selector]:
+    """Every built-in selector that needs no option, by name, with its default options."""
+    classes = {name: registry.resolve("selectors", name) for name in registry.BUILT_IN["selectors"]}
+    complete = {n: c for n, c in classes.items() if not any(f.is_required() for f in c.Options.model_fields.values())}
+    return {name: cls(cls.Options()) for name, cls in complete.items()}
 
 
 def _build(name: str, options: dict[str, Any]) -> Any:

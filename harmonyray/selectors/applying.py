@@ -16,6 +16,11 @@ from harmonyray.protocols import BatchSelector, FittedSelector, Selector
 from harmonyray.types import Consensus
 
 
+def learns(selector: Selector) -> bool:
+    """Whether a selector must see all problems before it selects any."""
+    return isinstance(selector, FittedSelector) and selector.needs_all
+
+
 def fit(selector: Selector, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None:
     """Shows the votes of a step (or of a file) to a selector that learns from them; does nothing to any other."""
     if isinstance(selector, FittedSelector):

@@ -7,7 +7,7 @@ from typing import Any
 
 from harmonyray.protocols import Selector
 from harmonyray.registry import PluginSpec
-from harmonyray.selectors.applying import fit, restore, state_of
+from harmonyray.selectors.applying import fit, learns, restore, state_of
 
 
 class SelectorSpec(PluginSpec):
@@ -25,6 +25,11 @@ class Wrapper:
     """A selector that holds others, `inner`: all of them are fitted and have their state kept, used at this step or not."""
 
     inner: Sequence[Selector]
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether a selector inside learns from all problems' votes."""
+        return any(learns(selector) for selector in self.inner)
 
     def fit(self, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None:
         """Shows the votes, counts [P] of int[C_p, V] and num_samples int[P, V], to every selector inside that learns."""

@@ -66,6 +66,7 @@ class Reliability(Selector):
     """
 
     batched = True
+    needs_all = True
 
     class Options(SelectorOptions):
         num_steps: int = Field(default=30, ge=1, description="EM steps")
