@@ -105,7 +105,10 @@ def write_ledger(path: Path, views: Sequence[str], ledger: StepLedger) -> None:
     for name, verdicts in ledger.verdicts.items():
         columns[name] = pa.array([_as_dict(c) for c in verdicts], verdict)
     temporary = path.with_name(f".{path.name}")
-    pq.write_table(pa.table(columns), temporary)
+    # Few rows in many columns: what is usually kept beside a column outweighs it here.
+    pq.write_table(
+        pa.table(columns), temporary, use_dictionary=False, write_statistics=False, compression="zstd", store_schema=False
+    )
     temporary.replace(path)
 
 
