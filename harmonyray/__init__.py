@@ -21,6 +21,7 @@ _PUBLIC = {
     "Rollout": "harmonyray.types",
     "load_config": "harmonyray.config",
     "select": "harmonyray.selectors",
+    "select_many": "harmonyray.selectors",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

@@ -91,6 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(plan)
     plan.set_defaults(verb=_plan)
 
+    vote = verbs.add_parser("vote", help="turn recorded answers into pseudo-labels, without a model")
+    _vote_arguments(vote)
+    vote.set_defaults(verb=_vote)
+
+    grade = verbs.add_parser("grade", help="judge pairs of answers: the same or not")
+    grade.add_argument("source", metavar="FILE", help='rows {"gold", "pred"}: .jsonl, .parquet, .json, .csv, or - for stdin')
+    grade.add_argument("--out", help="where the rows go with their verdicts: .jsonl, .parquet, or - for stdout")
+    grade.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
+    grade.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    grade.set_defaults(verb=_grade)
+
     doctor = verbs.add_parser("doctor", help="check this machine and say what to do about each finding")
     doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     doctor.set_defaults(verb=_doctor)
@@ -100,6 +111,24 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     listing.set_defaults(verb=_list)
     return parser
+
+
+def _vote_arguments(vote: argparse.ArgumentParser) -> None:
+    vote.add_argument(
+        "source",
+        metavar="FILE|RUN_DIR",
+        help='rows {"id", "views": {name: [answers]}, "gold"?}: .jsonl, .parquet, .json, or - for stdin; or a run to replay',
+    )
+    vote.add_argument("--selector", default="harmonic", help="a name (harmonyray list selectors), or all (default: harmonic)")
+    vote.add_argument("-o", dest="options", action="append", default=[], metavar="key=value", help="an option of the selector")
+    vote.add_argument("--out", help="where the labels go: .jsonl, .parquet, or - for stdout")
+    vote.add_argument("--plot", type=Path, help="draw accuracy and coverage of the selectors (.png, .svg, .pdf)")
+    vote.add_argument("--view", help="whose label counts where every view gets its own: self, cross (default: the first)")
+    vote.add_argument("--problems", help="where gold answers come from, by id: a problem file or a source's name")
+    vote.add_argument("--extract", action="store_true", help="answers are whole responses: find the answer in each")
+    vote.add_argument("--kind", choices=("math", "number", "choice"), help="with --extract: what an answer looks like")
+    vote.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
+    vote.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +161,43 @@ def _eval(args: argparse.Namespace) -> int:
         print(json.dumps(result))
     else:
         _print_result(result, name)
+    return 0
+
+
+def _vote(args: argparse.Namespace) -> int:
+    from harmonyray.vote import VoteRequest, parse_options, run_vote
+
+    if args.kind and not args.extract:
+        raise ConfigError("--kind says what to look for in whole responses: give --extract too, or leave it out")
+    request = VoteRequest(
+        source=args.source,
+        selector=args.selector,
+        options=parse_options(args.options),
+        out=args.out,
+        plot=args.plot,
+        view=args.view,
+        problems=args.problems,
+        extract=(args.kind or "math") if args.extract else None,
+        skip_bad=args.skip_bad,
+    )
+    summary = run_vote(request)
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        from harmonyray.vote_report import describe_vote
+
+        print(describe_vote(summary), file=sys.stderr if args.out == "-" else sys.stdout)
+    return 0
+
+
+def _grade(args: argparse.Namespace) -> int:
+    from harmonyray.grade import GradeRequest, describe_grade, run_grade
+
+    summary = run_grade(GradeRequest(args.source, args.out, args.skip_bad))
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        print(describe_grade(summary), file=sys.stderr if args.out == "-" else sys.stdout)
     return 0
 
 

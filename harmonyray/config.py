@@ -35,12 +35,14 @@ PLUGIN_PLACES = {
     ("views", "*"): "views",
     ("method",): "methods",
     ("method", "selector"): "selectors",
+    ("method", "reward"): "rewards",
     ("advantage",): "advantages",
     ("loss",): "losses",
     ("rollout", "engine"): "engines",
     ("grader",): "graders",
     ("learner",): "learners",
 }
+INSIDE_METHOD = {"selectors", "rewards"}
 SUFFIXES = (".yaml", ".yml")
 COMMON_KEYS = {"views": {"num_samples"}}  # keys beside `type` that belong to the schema and not to the plug-in
 
@@ -198,8 +200,8 @@ def validate(raw: dict[str, Any]) -> Config:
         raise ConfigError(f"'views' must be a mapping of view names, e.g. views.solver.type=solver, got {views!r}")
     raw["views"] = {k: v for k, v in views.items() if v is not None}
     for path, kind in plugin_places(raw):
-        if kind == "selectors":
-            continue  # a method's own options validate its selector
+        if kind in INSIDE_METHOD:
+            continue  # a method's own options validate its selector and its reward
         node, where = _at(raw, path), ".".join(path)
         if not isinstance(node, dict) or not isinstance(node.get("type"), str):
             raise ConfigError(f"{where!r} must be a mapping with a 'type', got {node!r}")

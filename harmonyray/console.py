@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -152,7 +153,33 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
         ("upper bound: any sample right", "consensus/upper_bound"),
     ):
         table.add_row(label, _mean(first, key), _mean(last, key))
+    for label, key in _hindsight(rows):
+        table.add_row(label, _mean(first, key), _mean(last, key))
     return table
+
+
+def _hindsight(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
+    """Labels and metrics of the selector, of all in the ledger, that would have given the most right labels over the whole run;
+    without gold answers, of the one that would have chosen differently most often. The first of equals."""
+    pattern = re.compile(r"selectors/(.+)/disagreement")
+    names = [m[1] for key in (rows[0] if rows else {}) if (m := pattern.fullmatch(key))]
+    if not names:
+        return []
+
+    def right(name: str) -> float:
+        return sum(row.get(f"selectors/{name}/label_accuracy", 0.0) * row[f"selectors/{name}/coverage"] for row in rows)
+
+    def different(name: str) -> float:
+        return sum(row[f"selectors/{name}/disagreement"] for row in rows)
+
+    if any("consensus/upper_bound" in row for row in rows):
+        best = max(names, key=right)
+        return [
+            (f"best selector in hindsight, {best}: labels right", f"selectors/{best}/label_accuracy"),
+            (f"  {best} would have chosen differently", f"selectors/{best}/disagreement"),
+        ]
+    most = max(names, key=different)
+    return [(f"{most} would have chosen differently, most of all", f"selectors/{most}/disagreement")]
 
 
 def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list[str]:

@@ -78,7 +78,10 @@ def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Finding("ray", "ok", f"{ray.__version__}, runs start a local Ray")
+    from harmonyray.actors.cluster import check_address
+
     try:
+        check_address(address)
         ray.init(address=address, logging_level=40, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as e:
         return Finding(

@@ -14,7 +14,7 @@ import numpy as np
 from harmonyray.protocols import Grader, Sampler, View
 from harmonyray.rollouts import sample_problems
 from harmonyray.selectors import select
-from harmonyray.types import AnswerGroup, GoldAnswer, IntArray, Judgement, Problem, ProblemRollouts, Sampling
+from harmonyray.types import AnswerGroup, Consensus, GoldAnswer, IntArray, Judgement, Problem, ProblemRollouts, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +68,33 @@ class Evaluator:
             out[f"eval/{name}_at_k"] = float(np.mean([_label_right(g, r, name) for g, r in zip(groups, right, strict=True)]))
         return out
 
-    def label_metrics(self, judgements: Sequence[Judgement]) -> dict[str, float]:
+    def label_metrics(
+        self, judgements: Sequence[Judgement], verdicts: Mapping[str, Sequence[Consensus]] | None = None
+    ) -> dict[str, float]:
         """How right the pseudo-labels were, of the problems that have a gold answer; empty without any.
 
         `label_accuracy` is over labelled problems (left out when there are none), `upper_bound` the share of problems with
         any right sample, `majority_label_accuracy` what majority voting over the first view's samples would have scored.
+        `selectors/{name}/label_accuracy` is what the `verdicts` [P] of another selector would have scored, over its own labels.
         """
-        known = [j for j in judgements if j.group.problem_id in self.gold]
-        if not known:
+        places = [i for i, j in enumerate(judgements) if j.group.problem_id in self.gold]
+        if not places:
             return {}
+        known = [judgements[i] for i in places]
         right = self._right([j.group for j in known])
-        labels = [(j.consensus.label[0], r) for j, r in zip(known, right, strict=True)]
-        scored = [r[label] for label, r in labels if label is not None]
+        chosen = {"consensus": [j.consensus for j in judgements]}
+        chosen |= {f"selectors/{name}": list(made) for name, made in (verdicts or {}).items()}
         majority = [_label_right(j.group, r, "majority", 0) for j, r in zip(known, right, strict=True)]
         out = {
             "consensus/upper_bound": float(np.mean([r.any() for r in right])),
             "consensus/majority_label_accuracy": float(np.mean(majority)),
         }
-        return out | ({"consensus/label_accuracy": float(np.mean(scored))} if scored else {})
+        for prefix, made in chosen.items():
+            labels = [(made[i].label[0], r) for i, r in zip(places, right, strict=True)]
+            scored = [r[label] for label, r in labels if label is not None]
+            if scored:
+                out[f"{prefix}/label_accuracy"] = float(np.mean(scored))
+        return out
 
     def _ask(self, num_samples: int, sampling: Sampling, policy_version: int) -> list[ProblemRollouts]:
         counts = [num_samples] * len(self.views)

@@ -13,6 +13,7 @@ import numpy as np
 from harmonyray.algos.batching import make_batch
 from harmonyray.algos.diagnostics import consensus_metrics
 from harmonyray.evaluate import Evaluator
+from harmonyray.ledger import StepLedger, take_ledger
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Advantage, Grader, Learner, Method, Sampler, Tracker, View
 from harmonyray.rollouts import sample_problems
@@ -73,7 +74,8 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
             with clock("grade"):
                 groups = p.grader.group(rollouts)
                 judgements = p.method.judge(groups, step)
-            row = step_metrics(p, rollouts, judgements)
+            ledger = take_ledger(step, judgements)
+            row = step_metrics(p, rollouts, judgements, ledger)
             batch = make_batch(rollouts, judgements, p.advantage, p.sampling.temperature)
             if batch is not None:
                 with clock("learn"):
@@ -86,7 +88,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 with clock("eval"):
                     row |= p.evaluator.evaluate(p.runtime.policy_version)
         row["runtime/restarts"] = float(p.runtime.take_restarts())
-        p.tracker.log_step(step, {"step": step, **row, **clock.seconds}, rollouts, judgements)
+        p.tracker.log_step(step, {"step": step, **row, **clock.seconds}, rollouts, judgements, ledger)
         stopping = step < p.steps and stop_asked()
         if step == p.steps or step % p.checkpoint_every == 0 or stopping:
             p.save(step)
@@ -95,10 +97,13 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
     return p.steps
 
 
-def step_metrics(p: Parts, rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]) -> dict[str, float]:
-    """What a step's rollouts and judgements were like: `consensus/*`, `reward/{view}/*`, `rollout/{view}/*`."""
+def step_metrics(
+    p: Parts, rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement], ledger: StepLedger
+) -> dict[str, float]:
+    """What a step's rollouts and judgements were like: `consensus/*`, `selectors/*`, `reward/{view}/*`, `rollout/{view}/*`."""
     groups = [j.group for j in judgements]
-    row = consensus_metrics([j.consensus for j in judgements], groups) | p.evaluator.label_metrics(judgements)
+    row = consensus_metrics([j.consensus for j in judgements], groups) | ledger.metrics()
+    row |= p.evaluator.label_metrics(judgements, ledger.verdicts)
     row["consensus/timeouts"] = float(sum(g.num_timeouts for g in groups))
     for key in sorted({key for j in judgements for key in j.metrics}):
         row[key] = float(np.mean([j.metrics[key] for j in judgements if key in j.metrics]))

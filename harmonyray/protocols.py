@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harmonyray.types import (
     AnswerGroup,
@@ -37,6 +37,39 @@ class Selector(Protocol):
     """Frequencies to a label. `counts` int[C, V], `num_samples` int[V]; `step` and `key` feed schedules and seeds."""
 
     def select(self, counts: Any, num_samples: Any, *, step: int = 0, key: str = "") -> Consensus: ...
+
+
+@runtime_checkable
+class BatchSelector(Protocol):
+    """A selector that also takes many problems at once: counts [P] of int[C_p, V], num_samples int[P, V], keys [P].
+
+    Gives what `select` gives one by one. Optional.
+    """
+
+    def select_many(
+        self, counts: Sequence[Any], num_samples: Any, *, step: int = 0, keys: Sequence[str] | None = None
+    ) -> list[Consensus]: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Something that learns beside the weights: its state is JSON-ready and travels with the checkpoints. Optional."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class FittedSelector(Stateful, Protocol):
+    """A selector that learns from unlabeled votes: `fit` sees all problems of a step (of a file) before any of them is selected.
+
+    `needs_all` says whether it does (a wrapper of selectors that learn nothing does not). Optional.
+    """
+
+    needs_all: bool
+
+    def fit(self, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None: ...
 
 
 class Method(Protocol):
@@ -103,8 +136,14 @@ class Learner(Protocol):
 
 
 class Tracker(Protocol):
-    """Records a step: its metrics, what was sampled and how it was judged."""
+    """Records a step: its metrics, what was sampled, how it was judged, and what other selectors would have chosen (a
+    `harmonyray.ledger.StepLedger`)."""
 
     def log_step(
-        self, step: int, row: Mapping[str, float], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
+        self,
+        step: int,
+        row: Mapping[str, float],
+        rollouts: Sequence[ProblemRollouts],
+        judgements: Sequence[Judgement],
+        ledger: Any = None,
     ) -> None: ...

@@ -10,9 +10,9 @@ import difflib
 import importlib
 import typing
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from harmonyray.errors import ConfigError
 
@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "mutual_information": "harmonyray.selectors.information:MutualInformation",
         "true_mutual_information": "harmonyray.selectors.information:TrueMutualInformation",
         "determinant": "harmonyray.selectors.information:Determinant",
+        "reliability": "harmonyray.selectors.reliability:Reliability",
         "bootstrap": "harmonyray.selectors.modifiers:Bootstrap",
         "schedule": "harmonyray.selectors.modifiers:Schedule",
         "mixed": "harmonyray.selectors.modifiers:Mixed",
@@ -48,6 +49,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "self_harmony": "harmonyray.algos.self_harmony:SelfHarmony",
         "majority_vote": "harmonyray.algos.majority_vote:MajorityVote",
         "ground_truth": "harmonyray.algos.ground_truth:GroundTruth",
+    },
+    "rewards": {
+        "match": "harmonyray.algos.answer_rewards:Match",
+        "soft_rank": "harmonyray.algos.answer_rewards:SoftRank",
+        "score": "harmonyray.algos.answer_rewards:Score",
+        "w1": "harmonyray.algos.answer_rewards:W1",
+        "w2": "harmonyray.algos.answer_rewards:W2",
+        "kl": "harmonyray.algos.answer_rewards:Kl",
     },
     "advantages": {"grpo": "harmonyray.algos.advantages:Grpo"},
     "losses": {"ppo_clip": "harmonyray.algos.losses:PpoClip"},
@@ -122,6 +131,36 @@ def make_options(kind: str, name: str, where: str, values: Mapping[str, Any], be
         return cls.Options(**values)
     except ValidationError as e:
         raise ConfigError(explain(e, where, cls.Options, beside)) from e
+
+
+class PluginSpec(BaseModel):
+    """A plug-in named inside another's options, as in the YAML: `{type: harmonic, smoothing: 1}` or just `harmonic`.
+
+    A subclass says which `kind` it names. Raises ConfigError for an unknown type or option.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    kind: ClassVar[str]
+
+    type: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known(self) -> PluginSpec:
+        self.parse()
+        return self
+
+    def parse(self) -> PluginOptions:
+        """The validated options."""
+        return make_options(self.kind, self.type, self.type, self.model_extra or {})
+
+    def build(self) -> Any:
+        """The plug-in this names."""
+        return resolve(self.kind, self.type)(self.parse())
 
 
 def explain(error: ValidationError, where: str, model: type[BaseModel], beside: Collection[str] = ()) -> str:

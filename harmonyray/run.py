@@ -19,6 +19,7 @@ from harmonyray.console import Reporter
 from harmonyray.errors import ConfigError
 from harmonyray.loop import Parts, train
 from harmonyray.problems.schedule import ProblemSchedule
+from harmonyray.protocols import Stateful
 from harmonyray.registry import BUILT_IN
 from harmonyray.tracking import MlflowRun, RunTracker, read_metrics, rewind
 from harmonyray.types import Sampling
@@ -76,8 +77,13 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
                 mlflow.log_metrics(before, 0)
             reporter.evaluated(before)
 
+            method = build.make_method(config, grader, gold)
+            if isinstance(method, Stateful) and "method" in start.state:
+                method.load_state_dict(start.state["method"])
+
             def save(step: int) -> None:
-                store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before})
+                learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
+                store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before, **learned})
 
             parts = Parts(
                 schedule=ProblemSchedule(problems, config.rollout.problems_per_step, config.seed),
@@ -86,7 +92,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
                 sampling=Sampling(config.rollout.max_response_tokens, config.rollout.temperature),
                 runtime=runtime,
                 grader=grader,
-                method=build.make_method(config, grader, gold),
+                method=method,
                 advantage=build.make("advantages", config.advantage),
                 evaluator=evaluator,
                 tracker=RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step]),
@@ -106,7 +112,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         (start.run_dir / "summary.json").write_text(json.dumps(summary))
         table = reporter.finish(config, summary, read_metrics(start.run_dir), uri)
         (start.run_dir / "summary.txt").write_text(table)
-        for artifact in ("config.yaml", "metrics.jsonl", "summary.json", "summary.txt", "rollouts"):
+        for artifact in ("config.yaml", "metrics.jsonl", "summary.json", "summary.txt", "rollouts", "ledger"):
             path = start.run_dir / artifact
             mlflow.log_artifacts(path, artifact if path.is_dir() else None)
         status = "FINISHED"

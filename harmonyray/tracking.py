@@ -1,4 +1,4 @@
-"""Recording a run: `metrics.jsonl`, Parquet rollouts and MLflow. mlflow is imported when the first record needs it."""
+"""Recording a run: `metrics.jsonl`, Parquet rollouts, the vote ledger, MLflow. mlflow is imported by the first record."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import TrackingError
+from harmonyray.ledger import FOLDER, StepLedger, write_ledger
 from harmonyray.types import Judgement, ProblemRollouts
 
 MLFLOW_PARAM_CHARS = 500
@@ -23,13 +24,22 @@ class RunTracker:
 
     def __init__(self, run_dir: Path, views: Sequence[str], mlflow: MlflowRun, listeners: Iterable[Any] = ()) -> None:
         self.run_dir, self.views, self.mlflow, self.listeners = run_dir, list(views), mlflow, list(listeners)
-        (run_dir / "rollouts").mkdir(exist_ok=True)
+        for folder in ("rollouts", FOLDER):
+            (run_dir / folder).mkdir(exist_ok=True)
 
     def log_step(
-        self, step: int, row: Mapping[str, float], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
+        self,
+        step: int,
+        row: Mapping[str, float],
+        rollouts: Sequence[ProblemRollouts],
+        judgements: Sequence[Judgement],
+        ledger: StepLedger | None = None,
     ) -> None:
-        """Rollouts first and the metrics line last: a line in `metrics.jsonl` means that the step is whole."""
-        write_rollouts(self.run_dir / "rollouts" / f"step-{step:06d}.parquet", step, self.views, rollouts, judgements)
+        """Rollouts and ledger first and the metrics line last: a line in `metrics.jsonl` means that the step is whole."""
+        name = f"step-{step:06d}.parquet"
+        write_rollouts(self.run_dir / "rollouts" / name, step, self.views, rollouts, judgements)
+        if ledger is not None:
+            write_ledger(self.run_dir / FOLDER / name, self.views, ledger)
         with (self.run_dir / "metrics.jsonl").open("a") as f:
             f.write(json.dumps(row) + "\n")
             f.flush()
@@ -52,9 +62,10 @@ def rewind(run_dir: Path, step: int) -> None:
     temporary = run_dir / ".metrics.jsonl"
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     temporary.replace(run_dir / "metrics.jsonl")
-    for path in (run_dir / "rollouts").glob("step-*.parquet"):
-        if int(path.stem.removeprefix("step-")) > step:
-            path.unlink()
+    for folder in ("rollouts", FOLDER):
+        for path in (run_dir / folder).glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
 
 
 def write_rollouts(

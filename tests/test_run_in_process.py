@@ -36,6 +36,7 @@ def test_the_run_directory_is_laid_out_as_promised(six: tuple[Path, dict[str, An
     assert sorted(p.name for p in run_dir.iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "ledger",
         "metrics.jsonl",
         "model",
         "rollouts",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from harmonyray.actors.placement import Node, Seat, assign, format_rows, plan_rows
 from harmonyray.config import RuntimeConfig
 from harmonyray.errors import PlacementError
+
+CONNECT_TIMEOUT_S = 10.0
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,6 +42,7 @@ def cluster(runtime: RuntimeConfig) -> Iterator[None]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "harmonyray"}
     try:
         if address:
+            check_address(address)
             ray.init(address=address, **common)
         else:
             store = runtime.object_store_mb * 1024 * 1024
@@ -52,6 +56,17 @@ def cluster(runtime: RuntimeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Whether somebody listens at a Ray address; Ray itself would try for minutes, deaf to Ctrl-C. Raises ConnectionError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto", "local": Ray's own words
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as e:
+        raise ConnectionError(f"nobody answers at {host} port {port} ({e})") from e
 
 
 def nodes() -> list[Node]:
@@ -74,8 +89,8 @@ def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
         raise PlacementError(f"the cluster is too small for this run; lower `placement`, or add nodes:\n{table}")
     group = placement_group([s.bundle() for s in wanted], strategy="PACK")
     if not group.wait(timeout_s):
-        remove_placement_group(group)
         free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        remove_placement_group(group)
         raise PlacementError(
             f"the cluster is busy: no room within {timeout_s:g} s (free now: {free}); "
             f"wait for other jobs, or lower `placement`:\n{table}"

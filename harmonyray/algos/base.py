@@ -43,6 +43,13 @@ class MethodBase:
         """One judgement per group, in order. `step` counts from 1."""
         raise NotImplementedError
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the method has learned beside the weights, JSON-ready for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+
 
 def blank_rewards(group: AnswerGroup) -> FloatArray:
     """Zeros for every sample, nan past a view's own number of samples: float[V, N]."""

@@ -5,9 +5,10 @@ The relation is symmetric and cached; making it transitive is `cluster`'s part.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from harmonyray.answers.compare import decide
@@ -27,10 +28,11 @@ Pair = tuple[Reading, Reading]
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`status`: "ok" (decided), "timeout" (given up, out of time or memory) or "unparsable" (not read as mathematics); only
-    an "ok" can be equal."""
+    an "ok" can be equal. `seconds`: by the clock, what the pair took (less if its verdict was known)."""
 
     equal: bool
     status: str
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(slots=True)
@@ -86,19 +88,23 @@ class Equivalence:
         """A verdict per pair, in order; one round trip to the solver for all that need it."""
         found: list[Verdict | None] = []
         keys: list[Key] = []
+        seconds: list[float] = []
         waiting: dict[Key, Pair] = {}
         for a, b in pairs:
+            begun = time.perf_counter()
             left, right = sorted((read(a), read(b)), key=lambda reading: reading.source)
             key = (left.source, right.source)
             keys.append(key)
             verdict = self._known(left, right) if key not in waiting else None
+            seconds.append(time.perf_counter() - begun)
             found.append(verdict)
             if verdict is None:
                 self.statistics.num_cached += key in waiting
                 waiting[key] = (left, right)
         self.statistics.num_pairs += len(pairs)
         solved = self._solve(waiting)
-        return [verdict or solved[key] for verdict, key in zip(found, keys, strict=True)]
+        verdicts = zip(found, keys, seconds, strict=True)
+        return [_timed(verdict, s) if verdict else _timed(solved[key], solved[key].seconds + s) for verdict, key, s in verdicts]
 
     def _known(self, left: Reading, right: Reading) -> Verdict | None:
         """The verdict that needs no solver, or None."""
@@ -119,7 +125,8 @@ class Equivalence:
     def _solve(self, waiting: dict[Key, Pair]) -> dict[Key, Verdict]:
         """Verdicts from math-verify for pairs that nothing else decides."""
         replies = self._worker.compare([_task(left, right) for left, right in waiting.values()])
-        return {key: self._remember(key, Verdict(reply.equal, reply.status)) for key, reply in zip(waiting, replies, strict=True)}
+        verdicts = [Verdict(reply.equal, reply.status, reply.seconds) for reply in replies]
+        return {key: self._remember(key, verdict) for key, verdict in zip(waiting, verdicts, strict=True)}
 
     def _remember(self, key: Key, verdict: Verdict) -> Verdict:
         self._cache[key] = verdict
@@ -130,6 +137,10 @@ class Equivalence:
         statistics.num_unparsable += verdict.status == "unparsable"
         statistics.num_solved += verdict.status == "ok"
         return verdict
+
+
+def _timed(verdict: Verdict, seconds: float) -> Verdict:
+    return Verdict(verdict.equal, verdict.status, seconds)
 
 
 def _decide(left: Reading, right: Reading) -> Verdict | None:

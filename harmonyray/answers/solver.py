@@ -7,7 +7,9 @@ plainly differ are told apart by these values, because asking sympy to simplify 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +18,28 @@ import math_verify.parser
 from latex2sympy2_extended import latex2sympy2
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from math_verify.grader import is_assignment_relation, is_equation
-from sympy import Derivative, Eq, Expr, Float, Integer, Integral, Limit, Product, Rational, Sum, Symbol
+from sympy import Derivative, Eq, Expr, FiniteSet, Float, Integer, Integral, Limit, Product, Rational, Sum, Symbol, Tuple, oo
 from sympy.core.function import AppliedUndef
 
 from harmonyray.answers.arithmetic import MAX_DIGITS, evaluate
 
 _CACHED_TEXTS = 4096
 _CLEARLY_DIFFERENT = 1e-3  # relative; above what four rounded digits can cause
-_COSTLY = (Integral, Sum, Product, Derivative, Limit, AppliedUndef)
+_CERTAINLY_DIFFERENT = 1e-6  # relative; between expressions without a decimal in them, which nobody rounds
+_COSTLY = (Integral, Sum, Product, Derivative, Limit)
+_LARGEST = 1e300
+_INTEGER = re.compile(r"\$(-?[1-9]\d{0,30})\$")  # read as math-verify reads it, without its grammar
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """`found`: what math-verify read, [] for nothing. `value`: the expression at a fixed point, None if it has none."""
+    """`found`: what math-verify read, [] for nothing. `value`: the expression, or an equation's right side, at a fixed
+    point, None if it has none. `exact`: whether no decimal is part of it. `items`: the values of a list's or set's items."""
 
     found: list[Any]
     value: complex | None
+    exact: bool
+    items: tuple[complex | None, ...] = ()
 
 
 def _number(text: str) -> Expr:
@@ -73,6 +81,9 @@ class Solver:
         # build the grammar and the regular expressions now rather than inside the first pair's limit
         self.equal(self.parse(("latex", r"$\frac{x}{2}$")), self.parse(("prose", "the answer is $x/2$ or 1/2")), 6)
         self.forget()
+        # sympy's modules are there to stay: looking through them for garbage takes as long as some twenty comparisons
+        gc.collect()
+        gc.freeze()
 
     def knows(self, text: tuple[str, str]) -> bool:
         """Whether `parse` would answer from memory."""
@@ -88,11 +99,12 @@ class Solver:
             if len(self._parsed) >= _CACHED_TEXTS:
                 self.forget()
             mode, body = text
-            found: list[Any] = []
+            digits = _INTEGER.fullmatch(body) if mode == "latex" else None
+            found: list[Any] = [Integer(int(digits[1]))] if digits else []
             # PermissionError is the audit hook's; any other Exception is math-verify's way of saying that it cannot read
             with contextlib.suppress(Exception):
-                found = parse(body, self._configs[mode], fallback_mode="no_fallback", parsing_timeout=None)
-            self._parsed[text] = Parsed(found, None if "%" in body else _value(found))
+                found = found or parse(body, self._configs[mode], fallback_mode="no_fallback", parsing_timeout=None)
+            self._parsed[text] = _parsed(found) if "%" not in body else Parsed(found, None, exact=False)
         return self._parsed[text]
 
     def equal(self, left: Parsed, right: Parsed, places: int) -> bool:
@@ -101,11 +113,11 @@ class Solver:
         One way round math-verify reads any equation as its right side. `2x + z = 1` is not `1`, so an equation is
         compared with something else only if it is an assignment.
         """
-        if left.value is not None and right.value is not None:
-            scale = max(abs(left.value), abs(right.value))
-            if abs(left.value - right.value) > _CLEARLY_DIFFERENT * scale:
-                return False
         a, b = left.found[0], right.found[0]
+        if _differ(left, right) and (not (is_equation(a) and is_equation(b)) or _give_one_unknown(a, b)):
+            return False
+        if _has_another_item(left, right) or _has_another_item(right, left):
+            return False
         if _is_condition(a) != _is_condition(b) and not (is_equation(a) and is_equation(b)):
             return False
         if verify(left.found, right.found, float_rounding=places, timeout_seconds=None):
@@ -121,15 +133,61 @@ def _is_condition(parsed: Any) -> bool:
     return isinstance(parsed, Eq) and not is_assignment_relation(parsed) and bool(parsed.free_symbols)
 
 
+def _give_one_unknown(a: Any, b: Any) -> bool:
+    """Whether both are `x = a number`, of the same x: then they are equal only if the numbers are."""
+    equations = isinstance(a, Eq) and isinstance(b, Eq) and isinstance(a.lhs, Symbol) and a.lhs == b.lhs
+    return equations and not a.rhs.free_symbols and not b.rhs.free_symbols
+
+
+def _differ(left: Parsed, right: Parsed) -> bool:
+    """Whether the values of both are known and too far apart for the two to be equal.
+
+    An equation counts by its right side: compared with a bare expression, that is all math-verify looks at.
+    """
+    tolerance = _CERTAINLY_DIFFERENT if left.exact and right.exact else _CLEARLY_DIFFERENT
+    return _apart(left.value, right.value, tolerance)
+
+
+def _apart(a: complex | None, b: complex | None, tolerance: float) -> bool:
+    return a is not None and b is not None and abs(a - b) > tolerance * max(abs(a), abs(b))
+
+
+def _has_another_item(several: Parsed, single: Parsed) -> bool:
+    """Whether a list or set has an item that is plainly not the one expression it is compared with."""
+    return isinstance(single.found[0], Expr) and any(_apart(item, single.value, _CLEARLY_DIFFERENT) for item in several.items)
+
+
+def _parsed(found: list[Any]) -> Parsed:
+    items = tuple(_value([item]) for item in found[0].args) if found and isinstance(found[0], FiniteSet | Tuple) else ()
+    exact = bool(found) and isinstance(found[0], Expr | Eq) and not found[0].has(Float)
+    return Parsed(found, _value(found), exact, items)
+
+
 def _value(found: list[Any]) -> complex | None:
     """The expression with every unknown at a positive number that depends on its name alone; None if it has no such value.
 
-    A bare symbol has none: math-verify compares names and words by their letters.
+    An unknown function is taken to be a linear one that depends on its name alone. A bare symbol has no value:
+    math-verify compares names and words by their letters.
     """
-    if not found or not isinstance(found[0], Expr) or isinstance(found[0], Symbol) or found[0].has(*_COSTLY):
+    expression = found[0].rhs if found and isinstance(found[0], Eq) else found[0] if found else None
+    if expression in (oo, -oo):
+        return complex(_LARGEST if expression == oo else -_LARGEST)
+    if not isinstance(expression, Expr) or isinstance(expression, Symbol) or expression.has(*_COSTLY):
         return None
-    point = {s: 0.5 + zlib.crc32(s.name.encode()) % 1009 / 997 for s in found[0].free_symbols if isinstance(s, Symbol)}
     with contextlib.suppress(Exception):  # no numeric value, in one of sympy's many ways of saying so
-        value = complex(found[0].evalf(15, subs=point))
-        return value if abs(value) < 1e300 and value == value else None
+        if expression.has(AppliedUndef):
+            expression = expression.replace(lambda e: isinstance(e, AppliedUndef), _linear)
+        point = {s: _at(s.name) for s in expression.free_symbols if isinstance(s, Symbol)}
+        value = complex(expression.evalf(15, subs=point))
+        return value if abs(value) < _LARGEST and value == value else None
     return None
+
+
+def _at(name: str) -> Rational:
+    """A number in [1/2, 3/2) for a name; exact, so that nothing is lost where terms cancel."""
+    return Rational(1, 2) + Rational(zlib.crc32(name.encode()) % 1009, 1010)
+
+
+def _linear(call: AppliedUndef) -> Expr:
+    name = str(call.func)
+    return _at(name) + sum((_at(f"{name}/{i}") * argument for i, argument in enumerate(call.args)), Integer(0))

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from math import ceil
 from types import TracebackType
@@ -43,10 +43,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`status`: "ok", "timeout" (given up: out of time, or of memory so badly that the child died) or "unparsable"."""
+    """`status`: "ok", "timeout" (given up: out of time, or of memory so badly that the child died) or "unparsable".
+    `seconds`: by the clock, from when the child was given the pair to the verdict (0 for one that was not tried)."""
 
     equal: bool
     status: str
+    seconds: float = field(default=0.0, compare=False)
 
 
 class MathVerifyWorker:
@@ -142,19 +144,20 @@ class MathVerifyWorker:
         while len(replies) < len(tasks):
             message = self._read_within_limit(start)
             if message is None:
+                took = time.monotonic() - start[0]
                 died = self._process is not None and self._process.poll() is not None
                 self._restart()
                 if died and not heard:
                     return replies  # it was gone before it took the next pair: not that pair's fault, so it is asked again
                 self._blame(tasks[len(replies)], parsing, strikes)
-                return [*replies, Reply(False, "timeout")]
+                return [*replies, Reply(False, "timeout", took)]
             heard = True
             if "parse" in message:
                 parsing = texts[message["parse"]]
             elif "pair" in message:
                 parsing = None
             else:
-                replies.append(Reply(message["equal"], message["status"]))
+                replies.append(Reply(message["equal"], message["status"], time.monotonic() - start[0]))
                 heard, start = False, self._clock()
         return replies
 

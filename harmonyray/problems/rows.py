@@ -18,6 +18,9 @@ from harmonyray.errors import ProblemError
 from harmonyray.registry import nearest
 
 PARQUET_BATCH = 1024
+EXAMPLE = '{"id": ..., "question": ...}'
+
+Reader = Callable[[Path, "frozenset[str] | None"], Iterator["Row"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,21 @@ class Row:
         return Row(self.path, self.short_place, {k: v for k, v in self.values.items() if k in columns}, self.columns)
 
 
-def read_rows(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
-    """The rows of `path`, read by its extension, one at a time; `wanted` are the columns the caller may look at.
+def read_rows(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
+    """The rows of `path`, read by its extension, one at a time; `wanted` are the columns the caller may look at (None: all).
 
     Blank lines are skipped. Raises ProblemError for a file that is missing, no regular file, unreadable, of an unknown
     type, or malformed.
     """
+    reader = check_file(path)
+    try:
+        yield from reader(path, wanted)
+    except OSError as e:
+        raise unreadable(path, e) from e
+
+
+def check_file(path: Path) -> Reader:
+    """The reader for `path`. Raises ProblemError for a file that is missing, no regular file, or of an unknown type."""
     reader = READERS.get(path.suffix.lower())
     try:
         if path.is_dir():
@@ -60,12 +72,14 @@ def read_rows(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
     if reader is None:
         got = f"extension {path.suffix!r}" if path.suffix else "no extension"
         raise ProblemError(f"{path} has {got}; expected one of {', '.join(READERS)}: rename or convert the file")
-    try:
-        yield from reader(path, wanted)
-    except OSError as e:
-        raise ProblemError(
-            f"{path} cannot be read ({e.strerror or e}); expected a readable file: check its permissions and that it is whole"
-        ) from e
+    return reader
+
+
+def unreadable(path: Path, error: OSError) -> ProblemError:
+    """The error for a file that the system does not let us read."""
+    return ProblemError(
+        f"{path} cannot be read ({error.strerror or error}); expected a readable file: check its permissions and that it is whole"
+    )
 
 
 def _listing(folder: Path, near: str = "") -> str:
@@ -84,14 +98,17 @@ def _decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers (from 1) and lines with their line ends. Raises ProblemError at the first byte that is not UTF-8."""
     with path.open("rb") as f:
         for number, raw in enumerate(f, 1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as e:
-                raise ProblemError(
-                    f"{path}, line {number}: byte {e.start + 1} of the line is {raw[e.start]:#04x}, "
-                    "which is not UTF-8; expected UTF-8: save the file in that encoding"
-                ) from None
-            yield number, line
+            yield number, _decode(path, number, raw)
+
+
+def _decode(path: Path, number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as e:
+        raise ProblemError(
+            f"{path}, line {number}: byte {e.start + 1} of the line is {raw[e.start]:#04x}, "
+            "which is not UTF-8; expected UTF-8: save the file in that encoding"
+        ) from None
 
 
 def _load_json(text: str) -> tuple[Any, str, int]:
@@ -108,20 +125,30 @@ def _load_json(text: str) -> tuple[Any, str, int]:
         return None, str(e), 1
 
 
-def _read_jsonl(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
-    for number, line in _decoded_lines(path):
-        if not line.strip():
-            continue
-        value, fault, _ = _load_json(line)
-        if fault:
-            hint = " (a file that is one JSON array is named .json)" if line.lstrip().startswith("[") else ""
-            raise ProblemError(
-                f"{path}, line {number}: not JSON: {fault}; expected one JSON object per line{hint}: repair the line"
-            )
-        yield _object_row(path, f"line {number}", value)
+def jsonl_row(path: Path, number: int, raw: bytes, example: str = EXAMPLE) -> Row | None:
+    """The row of line `number` (from 1) of a JSON Lines file, None for a blank line. `example` shows a row in messages.
+
+    Raises ProblemError for a line that is not UTF-8, not JSON, or no object.
+    """
+    line = _decode(path, number, raw)
+    if not line.strip():
+        return None
+    value, fault, _ = _load_json(line)
+    if fault:
+        hint = " (a file that is one JSON array is named .json)" if line.lstrip().startswith("[") else ""
+        raise ProblemError(f"{path}, line {number}: not JSON: {fault}; expected one JSON object per line{hint}: repair the line")
+    return _object_row(path, f"line {number}", value, example)
 
 
-def _read_json(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
+def _read_jsonl(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
+    with path.open("rb") as f:
+        for number, raw in enumerate(f, 1):
+            row = jsonl_row(path, number, raw)
+            if row is not None:
+                yield row
+
+
+def _read_json(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
     value, fault, line = _load_json("".join(text for _, text in _decoded_lines(path)))
     if fault:
         hint = "; one object per line is named .jsonl" if fault.startswith("Extra data") else ""
@@ -132,11 +159,10 @@ def _read_json(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
         yield _object_row(path, f"row {number}", item)
 
 
-def _object_row(path: Path, short_place: str, value: Any) -> Row:
+def _object_row(path: Path, short_place: str, value: Any, example: str = EXAMPLE) -> Row:
     if not isinstance(value, dict):
         raise ProblemError(
-            f"{path}, {short_place}: got {_json_type(value)}; expected an object with named columns, "
-            '{"id": ..., "question": ...}: repair it'
+            f"{path}, {short_place}: got {_json_type(value)}; expected an object with named columns, {example}: repair it"
         )
     return Row(path, short_place, value, tuple(value))
 
@@ -146,7 +172,7 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _read_csv(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
+def _read_csv(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
     reader = csv.reader((line for _, line in _decoded_lines(path)), strict=True)
     header: list[str] | None = None
     start = 1
@@ -177,7 +203,7 @@ def _read_csv(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
         yield Row(path, place, dict(zip(header, cells, strict=True)), header)
 
 
-def _read_parquet(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
+def _read_parquet(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -185,7 +211,9 @@ def _read_parquet(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             columns = tuple(file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=[c for c in columns if c in wanted]):
+            for batch in file.iter_batches(
+                batch_size=PARQUET_BATCH, columns=[c for c in columns if wanted is None or c in wanted]
+            ):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(path, f"row {number}", values, columns)
@@ -196,7 +224,7 @@ def _read_parquet(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
         raise ProblemError(f"{path}: not a readable Parquet file ({e}); expected Parquet: write the file again") from e
 
 
-READERS: dict[str, Callable[[Path, frozenset[str]], Iterator[Row]]] = {
+READERS: dict[str, Reader] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_json,

@@ -2,7 +2,7 @@
 
 Source: Self-Harmony (arXiv 2511.01191). Arrays: support p float[C, V] in [0, 1], weights w float[V] summing to 1,
 scores float[C]. p_mean = sum_v w_v p_v, variance = sum_v w_v (p_v - p_mean)^2. Scores may be negative: such a cluster
-is never the label.
+is never the label. Support and scores may have a leading axis of problems.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from harmonyray.selectors.base import WeightedOptions, WeightedSelector
+from harmonyray.selectors.base import WeightedOptions, WeightedSelector, weighted_sum
 from harmonyray.types import FloatArray
 
 
 def mean_and_variance(support: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Weighted mean and variance over views, each float[C]."""
-    mean = support @ weights
-    return mean, (support - mean[:, None]) ** 2 @ weights
+    mean = weighted_sum(support, weights)
+    return mean, weighted_sum((support - mean[..., None]) ** 2, weights)
 
 
 def infomax_score(support: FloatArray, weights: FloatArray, lam: float) -> FloatArray:
@@ -40,6 +40,8 @@ def binary_entropy(p: FloatArray) -> FloatArray:
 class Infomax(WeightedSelector):
     """Score: p_mean - lam variance / (2 p_mean). lam = 2 with two views weighed alike is exactly the harmonic mean."""
 
+    batched = True
+
     class Options(WeightedOptions):
         lam: float = Field(default=2.0, allow_inf_nan=False)
 
@@ -55,6 +57,8 @@ class Consistency(WeightedSelector):
     """Score: the other published parametrisation of infomax, p_mean - lam (p0 - p1)^2 / (2 (p0 + p1)) for two views
     weighed alike: infomax with twice the lam. lam = 1 is the harmonic mean."""
 
+    batched = True
+
     class Options(WeightedOptions):
         lam: float = Field(default=1.0, allow_inf_nan=False)
 
@@ -68,6 +72,8 @@ class Consistency(WeightedSelector):
 
 class MeanVariance(WeightedSelector):
     """Score: p_mean - lam variance."""
+
+    batched = True
 
     class Options(WeightedOptions):
         lam: float = Field(default=1.0, allow_inf_nan=False)
@@ -88,6 +94,8 @@ class InfomaxExact(WeightedSelector):
     a unanimous problem gets no label; in training it would have given no advantage either.
     """
 
+    batched = True
+
     class Options(WeightedOptions):
         lam: float = Field(default=1.0, allow_inf_nan=False)
 
@@ -97,5 +105,5 @@ class InfomaxExact(WeightedSelector):
 
     def scores(self, support: FloatArray, counts: FloatArray, num_samples: FloatArray) -> FloatArray:
         weights = self.weights_for(support)
-        entropy = binary_entropy(support @ weights)
-        return entropy - self.lam * (entropy - binary_entropy(support) @ weights)
+        entropy = binary_entropy(weighted_sum(support, weights))
+        return entropy - self.lam * (entropy - weighted_sum(binary_entropy(support), weights))

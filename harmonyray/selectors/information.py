@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harmonyray.selectors.base import Selector, SelectorOptions, frequencies
+from harmonyray.selectors.base import Selector, SelectorOptions, weighted_sum
+from harmonyray.selectors.deciding import frequencies
 from harmonyray.selectors.infomax import binary_entropy
 from harmonyray.types import FloatArray
 
@@ -23,13 +24,15 @@ class MutualInformation(Selector):
     For V views the balance is (geometric mean / arithmetic mean of the counts)^V, which is 1 for a single view.
     """
 
+    batched = True
+
     class Options(SelectorOptions):
         pass
 
     def scores(self, support: FloatArray, counts: FloatArray, num_samples: FloatArray) -> FloatArray:
-        mean = counts.mean(axis=1, keepdims=True)
-        balance = (counts / np.where(mean > 0, mean, 1.0)).prod(axis=1)
-        return balance + COUNT_BONUS * counts.sum(axis=1)
+        mean = counts.mean(axis=-1, keepdims=True)
+        balance = (counts / np.where(mean > 0, mean, 1.0)).prod(axis=-1)
+        return balance + COUNT_BONUS * counts.sum(axis=-1)
 
 
 class TrueMutualInformation(Selector):
@@ -39,13 +42,16 @@ class TrueMutualInformation(Selector):
     positive, so that the selector never abstains of itself.
     """
 
+    batched = True
+
     class Options(SelectorOptions):
         pass
 
     def scores(self, support: FloatArray, counts: FloatArray, num_samples: FloatArray) -> FloatArray:
-        total = num_samples.sum()
-        pooled = frequencies(counts.sum(axis=1), total)
-        information = binary_entropy(pooled) - binary_entropy(support) @ frequencies(num_samples, total)
+        total = num_samples.sum(axis=-1, keepdims=True)
+        pooled = frequencies(counts.sum(axis=-1), total)
+        shares = frequencies(num_samples, total)[..., None, :]
+        information = binary_entropy(pooled) - weighted_sum(binary_entropy(support), shares)
         return np.exp(-information)
 
 
@@ -56,11 +62,15 @@ class Determinant(Selector):
     views it is summed over all pairs.
     """
 
+    batched = True
+
     class Options(SelectorOptions):
         pass
 
     def scores(self, support: FloatArray, counts: FloatArray, num_samples: FloatArray) -> FloatArray:
-        products = counts[:, :, None] * num_samples[None, None, :]
-        # Every pair of views appears twice, once with each sign.
-        determinants = np.abs(products - products.transpose(0, 2, 1)).sum(axis=(1, 2)) / 2
+        num_views = counts.shape[-1]
+        determinants = np.zeros(counts.shape[:-1])
+        for i in range(num_views):
+            for j in range(i + 1, num_views):
+                determinants += np.abs(counts[..., i] * num_samples[..., None, j] - counts[..., j] * num_samples[..., None, i])
         return 1.0 / (1.0 + determinants)

@@ -1,43 +1,46 @@
-"""Selectors inside selectors: how an option names another selector, and how it is built."""
+"""Selectors inside selectors: how an option names another selector, and what a wrapper passes on to those it holds."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
-from harmonyray import registry
-from harmonyray.types import Consensus
-
-
-class AnySelector(Protocol):
-    """What the wrappers ask of the selectors they hold."""
-
-    def select(self, counts: Any, num_samples: Any, *, step: int = 0, key: str = "") -> Consensus: ...
+from harmonyray.protocols import Selector
+from harmonyray.registry import PluginSpec
+from harmonyray.selectors.applying import fit, learns, restore, state_of
 
 
-class SelectorSpec(BaseModel):
-    """A selector by name with its options, as in the YAML: `{type: harmonic, smoothing: 1}` or just `harmonic`.
+class SelectorSpec(PluginSpec):
+    """A selector by name with its options, as in the YAML: `{type: harmonic, smoothing: 1}` or just `harmonic`."""
 
-    Raises ConfigError for an unknown type or option.
-    """
+    kind = "selectors"
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    type: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"type": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _known(self) -> SelectorSpec:
-        registry.make_options("selectors", self.type, self.type, self.model_extra or {})
-        return self
-
-    def build(self) -> AnySelector:
+    def build(self) -> Selector:
         """The selector this names."""
-        options = registry.make_options("selectors", self.type, self.type, self.model_extra or {})
-        selector: AnySelector = registry.resolve("selectors", self.type)(options)
+        selector: Selector = super().build()
         return selector
+
+
+class Wrapper:
+    """A selector that holds others, `inner`: all of them are fitted and have their state kept, used at this step or not."""
+
+    inner: Sequence[Selector]
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether a selector inside learns from all problems' votes."""
+        return any(learns(selector) for selector in self.inner)
+
+    def fit(self, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None:
+        """Shows the votes, counts [P] of int[C_p, V] and num_samples int[P, V], to every selector inside that learns."""
+        for selector in self.inner:
+            fit(selector, counts, num_samples, step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the selectors inside, in order."""
+        return {"inner": [state_of(selector) for selector in self.inner]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        for selector, inner in zip(self.inner, state["inner"], strict=True):
+            restore(selector, inner)

@@ -50,7 +50,7 @@ class Record:
         self.tokens: list[list[int]] = []
         self.between_steps = between_steps
 
-    def log_step(self, step: int, row: Any, rollouts: Sequence[ProblemRollouts], judgements: Any) -> None:
+    def log_step(self, step: int, row: Any, rollouts: Sequence[ProblemRollouts], judgements: Any, ledger: Any) -> None:
         self.rows.append(dict(row))
         self.tokens += [r.token_ids.tolist() for p in rollouts for view in p.rollouts for r in view]
         self.between_steps(step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import ray
 from actor_helpers import ROOM, SMALL, comparable, drive, drive_new, small_config, wait_for
 from ray.cluster_utils import Cluster
 
-from harmonyray import build
+from harmonyray import build, doctor
 from harmonyray.cli import main
 from harmonyray.errors import PlacementError, RunError
 
@@ -128,11 +127,15 @@ def test_an_address_without_a_cluster_is_the_users_mistake(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     start = time.monotonic()
     assert main(["train", "quickstart", "--run-dir", str(tmp_path / "run")]) == 2
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 30, "Ray alone tries for minutes"
     err = capsys.readouterr().err
+    assert "nobody answers at 127.0.0.1 port 1" in err
     assert "cannot connect to the cluster of RAY_ADDRESS=127.0.0.1:1" in err
     assert "Traceback" not in err
     assert not ray.is_initialized()
+    finding = doctor.CHECKS["ray"]()
+    assert finding.status == "fail"
+    assert "nobody answers" in finding.found
 
 
 def test_a_ray_that_does_not_start_is_one_message(
@@ -162,14 +165,12 @@ def test_an_engine_whose_node_goes_is_replaced_on_another_or_the_run_says_so(clu
 
             def lose_node(step: int) -> None:
                 if step == 1:
+                    spare.append(cluster.add_node(num_cpus=3))
                     cluster.remove_node(node)
-                    adding = threading.Timer(3, lambda: spare.append(cluster.add_node(num_cpus=3)))
-                    adding.start()
 
             record, _ = drive(config, runtime, grader, lose_node)
             assert [comparable(row) for row in record.rows] == [comparable(row) for row in expected.rows]
             assert record.restarts >= 1
-            assert spare, "the engine came back before there was a node for it"
 
             runtime.pool.config = runtime.pool.config.model_copy(update={"start_timeout_s": 3})
             cluster.remove_node(spare[0])

@@ -9,7 +9,7 @@ import pytest
 
 from harmonyray.errors import ConfigError
 from harmonyray.selectors import select
-from harmonyray.selectors.base import check_votes
+from harmonyray.selectors.deciding import check_votes
 from harmonyray.selectors.modifiers import resample
 
 COUNTS = [[5, 3], [3, 4], [0, 1]]
