@@ -52,7 +52,6 @@ def run_one(arguments: list[str], seed: int, folder: Path, eval_every: int) -> d
         "borrow_after": summary["eval_after"]["eval/solver/avg_at_k/borrow"],
         "labels_right": summary["pseudo_label_accuracy"],
         "wall_seconds": summary["wall_seconds"],
-        "rollouts_per_step": rows[-1]["train/num_rows"],
         "curve": [(step, row["eval/solver/avg_at_k"], row["eval/solver/avg_at_k/borrow"]) for step, row in curve],
     }
 
@@ -64,7 +63,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     for name, runs in results.items():
         for r in runs:
             values = (r["before"], r["after"], r["borrow_before"], r["borrow_after"], r["labels_right"])
-            cells = " | ".join(f"{v:.3f}" for v in values)
+            cells = " | ".join("none" if v is None else f"{v:.3f}" for v in values)
             lines.append(f"| {name} | {r['seed']} | {cells} | {r['wall_seconds']:.0f} |")
     return "\n".join(lines)
 

@@ -95,14 +95,22 @@ class SingleResources(Section):
     num_gpus: NonNegativeFloat = 0.0
 
 
+class ResourcesException(Section):
+    replicas: PositiveInt | None = None
+    num_cpus: NonNegativeFloat | None = None
+    num_gpus: NonNegativeFloat | None = None
+
+
 class PlacementConfig(Section):
     view: Resources = Field(description="what each view group gets")
-    views: dict[str, Resources] = Field(default_factory=dict, description="exceptions by view name")
+    views: dict[str, ResourcesException] = Field(default_factory=dict, description="exceptions by view name, what they set")
     learner: SingleResources
     grader: SingleResources
 
     def for_view(self, name: str) -> Resources:
-        return self.views.get(name, self.view)
+        if name not in self.views:
+            return self.view
+        return self.view.model_copy(update=self.views[name].model_dump(exclude_none=True))
 
 
 class RuntimeConfig(Section):

@@ -31,7 +31,6 @@ class Reporter:
         self.progress: Progress | None = None
         self.accuracy = "-"
         self.silent_views: set[str] = set()
-        self.uncovered = 0
 
     def start(self, config: Config, run_dir: Path, first_step: int, num_problems: int) -> None:
         """The header: every batch size by its own name, and what follows from them."""
@@ -74,7 +73,6 @@ class Reporter:
     def step(self, row: Mapping[str, float]) -> None:
         """One finished step: moves the bar; warns once about a view without answers."""
         self._set_accuracy(row)
-        self.uncovered += row["consensus/coverage"] == 0
         for view in self.config.views:
             if row[f"rollout/{view}/answered"] == 0 and view not in self.silent_views:
                 self.silent_views.add(view)
@@ -105,11 +103,11 @@ class Reporter:
         self.close()
         table = result_table(config, summary, rows)
         lines = _closing_lines(config, summary, uri)
-        if rows and self.uncovered == len(rows):
+        if rows and not any(row["consensus/coverage"] for row in rows):
             lines.insert(
                 0,
-                "No problem got a pseudo-label in any step (coverage 0): the views never agreed on an answer, "
-                "so nothing was trained.",
+                "No problem got a pseudo-label in any step (coverage 0): no answer was common enough in the views "
+                "(see the selector's min_score and min_margin), so nothing was trained.",
             )
         self.out.print(table)
         for line in lines:
@@ -145,11 +143,12 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
     table.add_section()
     window = min(8, max(1, len(rows) // 2))
     first, last = rows[:window], rows[-window:]
+    solver, own = next((name, view.num_samples) for name, view in config.views.items())
     table.add_row(f"training, mean of {window} step(s)", "first", "last")
     for label, key in (
         ("problems with a pseudo-label", "consensus/coverage"),
         ("pseudo-labels right", "consensus/label_accuracy"),
-        ("majority voting would have been right", "consensus/majority_label_accuracy"),
+        (f"there, majority of the {own} {solver} samples right", "consensus/majority_label_accuracy"),
         ("upper bound: any sample right", "consensus/upper_bound"),
     ):
         table.add_row(label, _mean(first, key), _mean(last, key))
@@ -185,6 +184,8 @@ def _hindsight(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
 def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list[str]:
     run_dir = summary["run_dir"]
     problems = getattr(config.problems.options, "path", config.problems.type)
+    limit = getattr(config.problems.options, "limit", None)
+    problems = f"{problems} problems.limit={limit}" if limit is not None else problems
     return [
         f"run     {run_dir}",
         f"        head -c 600 {run_dir}/metrics.jsonl",

@@ -48,7 +48,11 @@ class StaleWeightsError(RunError):
 
 
 class WeightSyncError(RunError):
-    """A weight broadcast that did not arrive, or arrived altered."""
+    """A weight broadcast that did not arrive."""
+
+
+class AlteredWeightsError(RunError):
+    """An engine that holds other weights, or another policy version, than the learner sent."""
 
 
 class CheckpointError(RunError):

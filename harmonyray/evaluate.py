@@ -74,7 +74,8 @@ class Evaluator:
         """How right the pseudo-labels were, of the problems that have a gold answer; empty without any.
 
         `label_accuracy` is over labelled problems (left out when there are none), `upper_bound` the share of problems with
-        any right sample, `majority_label_accuracy` what majority voting over the first view's samples would have scored.
+        any right sample, `majority_label_accuracy` what majority voting over the first view's samples would have scored on the
+        labelled problems.
         `selectors/{name}/label_accuracy` is what the `verdicts` [P] of another selector would have scored, over its own labels.
         """
         places = [i for i, j in enumerate(judgements) if j.group.problem_id in self.gold]
@@ -84,11 +85,10 @@ class Evaluator:
         right = self._right([j.group for j in known])
         chosen = {"consensus": [j.consensus for j in judgements]}
         chosen |= {f"selectors/{name}": list(made) for name, made in (verdicts or {}).items()}
-        majority = [_label_right(j.group, r, "majority", 0) for j, r in zip(known, right, strict=True)]
-        out = {
-            "consensus/upper_bound": float(np.mean([r.any() for r in right])),
-            "consensus/majority_label_accuracy": float(np.mean(majority)),
-        }
+        labelled = [(j.group, r) for j, r in zip(known, right, strict=True) if j.consensus.label[0] is not None]
+        out = {"consensus/upper_bound": float(np.mean([r.any() for r in right]))}
+        if labelled:
+            out["consensus/majority_label_accuracy"] = float(np.mean([_label_right(g, r, "majority", 0) for g, r in labelled]))
         for prefix, made in chosen.items():
             labels = [(made[i].label[0], r) for i, r in zip(places, right, strict=True)]
             scored = [r[label] for label, r in labels if label is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.engines.weights import checksum
-from harmonyray.errors import WeightSyncError
+from harmonyray.errors import AlteredWeightsError
 from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
 
@@ -36,13 +36,13 @@ class InProcessRuntime:
         return report
 
     def sync(self) -> dict[str, float]:
-        """Copies the learner's weights into the engine. Raises WeightSyncError if the engine's checksum differs."""
+        """Copies the learner's weights into the engine. Raises AlteredWeightsError if the engine's checksum differs."""
         assert self.learner is not None
         start = time.perf_counter()
         weights = self.learner.weights()
         sent, held = checksum(weights), self.engine.load_weights(weights, self.learner.policy_version)
         if sent != held:
-            raise WeightSyncError(f"weights altered on the way to the engine: checksum {held}, expected {sent}")
+            raise AlteredWeightsError(f"weights altered on the way to the engine: checksum {held}, expected {sent}")
         return {"seconds": time.perf_counter() - start}
 
     def take_restarts(self) -> int:

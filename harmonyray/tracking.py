@@ -117,6 +117,7 @@ class MlflowRun:
         """Starts the run, or takes up `run_id`, in the background. `artifact_root` is used for a local SQLite store only."""
         self.uri = uri
         self._taken_up = False
+        self._last_step = -1  # the last step that the store has of a run that was taken up
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._pending: list[Future[None]] = []
         self._started: Future[str] = self._pool.submit(self._start, artifact_root, experiment, name, run_id)
@@ -141,9 +142,12 @@ class MlflowRun:
         self._queue(write)
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
+        """A step's metrics; a run that was taken up at an earlier step has the points up to where it broke off already."""
         now = int(time.time() * 1000)
 
         def write() -> None:
+            if step <= self._last_step:
+                return
             from mlflow.entities import Metric
 
             batch = [Metric(key, float(value), now, step) for key, value in row.items() if key != "step"]
@@ -189,11 +193,12 @@ class MlflowRun:
 
         try:
             self._client.update_run(run_id, status="RUNNING")
+            steps = [point.step for point in self._client.get_metric_history(run_id, "policy_version")]
         except MlflowException as e:
             if e.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
-        self._taken_up = True
+        self._taken_up, self._last_step = True, max(steps, default=-1)
         return True
 
     def _create(self, artifact_root: Path | None, experiment: str, name: str) -> str:

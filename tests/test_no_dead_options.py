@@ -31,7 +31,10 @@ LOCAL_NAMES = {
     "RuntimeConfig": {"config"},
     "SyncConfig": {"sync_config"},
 }
-READ_BY_OWN_METHODS = {"PlacementConfig": ["view"]}  # `for_view` gives it out
+READ_BY_OWN_METHODS = {  # `for_view` gives them out
+    "PlacementConfig": ["view"],
+    "ResourcesException": ["replicas", "num_cpus", "num_gpus"],
+}
 
 
 def attribute_reads(source: str) -> Iterator[tuple[str, str, str]]:

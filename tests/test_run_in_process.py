@@ -40,6 +40,7 @@ def test_the_run_directory_is_laid_out_as_promised(six: tuple[Path, dict[str, An
         "metrics.jsonl",
         "model",
         "rollouts",
+        "run.json",
         "summary.json",
         "summary.txt",
     ]

@@ -58,15 +58,15 @@ class ActorPool:
             )
         return self.start(cls, bundle, num_gpus, *args)
 
-    def get(self, refs: Any, timeout_s: float | None = None) -> Any:
-        """What the calls return, within `timeout_s` (runtime.call_timeout_s without it). Raises RunError when that passes;
-        what an actor's method raised is raised here as it was there."""
-        limit = self.config.call_timeout_s if timeout_s is None else timeout_s
+    def get(self, refs: Any, name: str = "an actor") -> Any:
+        """What the calls to `name` return. Raises RunError when runtime.call_timeout_s passes; what an actor's method raised
+        is raised here as it was there."""
+        limit = self.config.call_timeout_s
         try:
             return ray.get(refs, timeout=limit)
         except GetTimeoutError as e:
             raise RunError(
-                f"an actor did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
+                f"{name} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
             ) from e
         except RayTaskError as e:
             raise e.cause from e

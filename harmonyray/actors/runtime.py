@@ -20,7 +20,7 @@ from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.specs import GroupSpec, PartSpec
 from harmonyray.actors.workers import EngineWorker, LearnerWorker
 from harmonyray.config import RuntimeConfig, SyncConfig
-from harmonyray.errors import RunError, WeightSyncError
+from harmonyray.errors import AlteredWeightsError, RunError, WeightSyncError
 from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
 
@@ -53,7 +53,7 @@ class Replica:
 
 @dataclass(slots=True)
 class Job:
-    """What one replica owes: the call's method and arguments after the items, the items, and their places in the view's list."""
+    """What one replica owes: the items it was given, and their places in the view's list."""
 
     replica: Replica
     items: list[Any] = field(default_factory=list)
@@ -80,7 +80,7 @@ class RayRuntime:
                 self.grader = RayGrader(self.pool, bundle, seat, spec.grader)
             elif seat.group == "learner":
                 assert spec.learner is not None, "a seat for a learner that there is not"
-                self._learner_has_gpu = seat.num_gpus > 0
+                self._learner_gpus = seat.num_gpus
                 self.learner = self.pool.start(LearnerWorker, bundle, seat.num_gpus, spec.learner, spec.loss, sync.timeout_s)
                 self._learner_started = self.learner.start.remote()
             else:
@@ -165,7 +165,7 @@ class RayRuntime:
             lost = []
             for job, ref in zip(jobs, refs, strict=True):
                 try:
-                    answers = self.pool.get(ref)
+                    answers = self.pool.get(ref, name=job.replica.name)
                 except DEATHS:
                     job.replica.dead = True
                     lost.append(job)
@@ -200,16 +200,17 @@ class RayRuntime:
         num_bytes, expected = self.pool.get(self.learner.send.remote(self._weight_specs, bucket_bytes))
         for replica, held in zip(self.replicas, self.pool.get(acks), strict=True):
             if held != expected:
-                raise RunError(
-                    f"{replica.name} acknowledged policy version {self.policy_version} "
-                    f"with checksum {held}, the learner sent {expected}: the engine does not hold the broadcast weights"
+                raise AlteredWeightsError(
+                    f"{replica.name} acknowledged policy version {held[0]} with checksum {held[1]}, the learner sent "
+                    f"version {expected[0]} with checksum {expected[1]}: the engine does not hold the broadcast weights"
                 )
         return int(num_bytes)
 
     def _backend(self) -> str:
         if self.sync_config.backend != "auto":
             return self.sync_config.backend
-        return "nccl" if all(r.num_gpus > 0 for r in self.replicas) and self._learner_has_gpu else "gloo"
+        # NCCL refuses two members on one GPU, which a share of one may mean.
+        return "nccl" if min(self._learner_gpus, *(r.num_gpus for r in self.replicas)) >= 1 else "gloo"
 
     def _revive(self) -> None:
         """New actors in the seats of the dead, all at once, until every seat has one that is built."""

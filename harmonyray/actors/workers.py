@@ -48,14 +48,15 @@ class EngineWorker:
         self.group = None
         self.group = WeightGroup(group, rank)
 
-    def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
-        """Takes part in one broadcast, loads what arrived and acknowledges with the checksum of what it now holds."""
+    def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> tuple[int, int]:
+        """Takes part in one broadcast, loads what arrived and acknowledges with the policy version and the checksum of what
+        the engine now holds."""
         import torch
 
         assert self.group is not None, "join a broadcast group first"
         device = torch.device("cuda" if self.group.spec.backend == "nccl" else "cpu")
-        held: int = self.engine.load_weights(self.group.receive(weight_specs, bucket_bytes, device), policy_version)
-        return held
+        held = self.engine.load_weights(self.group.receive(weight_specs, bucket_bytes, device), policy_version)
+        return self.engine.policy_version, held
 
 
 class LearnerWorker:
@@ -91,15 +92,16 @@ class LearnerWorker:
         self.group = None
         self.group = WeightGroup(group, 0, self.store)
 
-    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
-        """Broadcasts the weights; returns bytes per engine and the checksum that every engine must acknowledge."""
+    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, tuple[int, int]]:
+        """Broadcasts the weights; returns bytes per engine, and the policy version and checksum to be acknowledged."""
         from harmonyray.engines.weights import checksum
 
         assert self.group is not None, "join a broadcast group first"
         weights = self.learner.weights()
         if self.group.spec.backend == "gloo":
             weights = {name: tensor.cpu() for name, tensor in weights.items()}
-        return self.group.send(weights, weight_specs, bucket_bytes), checksum(weights)
+        num_bytes = self.group.send(weights, weight_specs, bucket_bytes)
+        return num_bytes, (self.learner.policy_version, checksum(weights))
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         report: UpdateReport = self.learner.update(batch, step)

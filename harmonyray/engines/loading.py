@@ -30,12 +30,20 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_model(name: str, dtype: str) -> PreTrainedModel:
     """A causal language model in `dtype` ("float32" or "bfloat16") on the GPU if there is one.
 
-    Raises ModelError if it cannot be loaded.
+    Raises ModelError if it cannot be loaded, or if its weights are not all there: transformers would draw the missing at random.
     """
+    auto = _transformers().AutoModelForCausalLM
     try:
-        model: Any = _transformers().AutoModelForCausalLM.from_pretrained(model_path(name), dtype=getattr(torch, dtype))
-    except (OSError, ValueError, SafetensorError) as e:
+        model: Any
+        model, info = auto.from_pretrained(model_path(name), dtype=getattr(torch, dtype), output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(e)}") from e
+    wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if wrong:
+        raise ModelError(
+            f"model {name!r} lacks {len(wrong)} weights that its config.json asks for, {wrong[0]} for one: "
+            "save it again with save_pretrained"
+        )
     placed: PreTrainedModel = model.to(device()).eval()
     return placed
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from harmonyray.algos.losses import kl_k3
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import named_weights
-from harmonyray.errors import CheckpointError
+from harmonyray.errors import CheckpointError, ConfigError
 from harmonyray.protocols import Loss
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Batch, IntArray, UpdateReport
@@ -43,7 +43,13 @@ class TorchLearner:
         max_tokens_per_micro_batch: PositiveInt = 4096
 
     def __init__(self, options: Options, loss: Loss, model: str, dtype: str, steps: int) -> None:
-        """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded."""
+        """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded, ConfigError for
+        a dtype that it cannot train in."""
+        if dtype != "float32":
+            raise ConfigError(
+                f"'model.dtype' is {dtype}: this learner keeps no float32 master weights, and small updates would be lost in "
+                "rounding; train in float32 (evaluation may use any)"
+            )
         self.options, self.loss, self.steps = options, loss, steps
         self.tokenizer = load_tokenizer(model)
         self.model = load_model(model, dtype)
@@ -111,13 +117,14 @@ class TorchLearner:
 
         logprobs, entropy = token_logprobs(self.model, ids, mask, batch.temperature)
         loss, clipped = self.loss.per_token(logprobs, old, advantages)
-        values = {"loss": loss, "clipped": clipped.float(), "entropy": entropy, "gap": (logprobs - old)}
+        values = {"policy_loss": loss, "clipped": clipped.float(), "entropy": entropy, "gap": (logprobs - old)}
         if self.reference is not None:
             with torch.no_grad():
                 reference, _ = token_logprobs(self.reference, ids, mask, batch.temperature)
             values["kl"] = kl_k3(logprobs, reference)
             loss = loss + self.options.kl_coef * values["kl"]
-        (loss * weight).sum().backward()
+        values["loss"] = loss * weight
+        values["loss"].sum().backward()
         return {key: value.detach() for key, value in values.items()}
 
     def _learning_rate(self, step: int) -> float:
@@ -158,9 +165,9 @@ def token_logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatur
 
 
 def _summary(tokens: dict[str, Tensor]) -> dict[str, float]:
-    """Token means, and how far the engine's log-probs were from the learner's own."""
-    gap = tokens.pop("gap")
-    out = {key: float(value.mean()) for key, value in tokens.items()}
+    """The loss that was minimised, token means, and how far the engine's log-probs were from the learner's own."""
+    gap, loss = tokens.pop("gap"), tokens.pop("loss")
+    out = {"loss": float(loss.sum())} | {key: float(value.mean()) for key, value in tokens.items()}
     ratio = gap.double().exp()
     for name, q in (("p01", 0.01), ("p50", 0.5), ("p99", 0.99)):
         out[f"engine_ratio_{name}"] = float(np.quantile(ratio.cpu().numpy(), q))

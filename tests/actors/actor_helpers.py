@@ -42,6 +42,14 @@ def comparable(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if not k.startswith(("time/", "sync/")) and k != "runtime/restarts"}
 
 
+def assert_same_rows(got: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> None:
+    """The same metrics in every step, to the last digit."""
+    assert [row["step"] for row in got] == [row["step"] for row in wanted]
+    for a, b in zip(map(comparable, got), map(comparable, wanted), strict=True):
+        different = {k: (a.get(k), b.get(k)) for k in a.keys() | b.keys() if a.get(k) != b.get(k)}
+        assert not different, f"step {a['step']}: {different}"
+
+
 class Record:
     """A tracker that keeps the rows and tokens of a run, and calls `between_steps` after each."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import ray
-from actor_helpers import ROOM, SMALL, comparable, drive, drive_new, small_config, wait_for
+from actor_helpers import ROOM, SMALL, assert_same_rows, drive, drive_new, small_config, wait_for
 from ray.cluster_utils import Cluster
 
 from harmonyray import build, doctor
@@ -79,8 +79,7 @@ def test_a_run_on_a_cluster_computes_the_same_and_leaves_the_cluster_up(
 
     monkeypatch.delenv("RAY_ADDRESS")
     expected, _ = drive_new(small_config("runtime.type=in_process"))
-    rows = [comparable(row) for row in read_metrics(tmp_path / "runs/one")]
-    assert rows == [comparable(row) for row in expected.rows]
+    assert_same_rows(read_metrics(tmp_path / "runs/one"), expected.rows)
 
 
 def test_what_can_never_fit_is_refused_at_once_with_a_table(
@@ -152,12 +151,13 @@ def test_a_ray_that_does_not_start_is_one_message(
     assert not ray.is_initialized()
 
 
-def test_an_engine_whose_node_goes_is_replaced_on_another_or_the_run_says_so(cluster: Cluster, address: str) -> None:
+def test_an_engine_whose_node_goes_is_replaced_on_another_or_the_run_says_so() -> None:
     """The reframer needs a whole 3-CPU node; when its node goes a new one takes over, when that goes too there is none."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     node = cluster.add_node(num_cpus=3)
     overrides = ["placement.views.reframer={num_cpus: 3}", "runtime.start_timeout_s=60", "sync.timeout_s=5", "steps=2"]
     config = small_config(*overrides)
-    ray.init(address=address, log_to_driver=False, namespace="harmonyray")
+    ray.init(address=cluster.address, log_to_driver=False, namespace="harmonyray")
     try:
         expected, _ = drive_new(small_config("steps=2", "runtime.type=in_process"))
         with build.open_runtime(config, build.make_views(config)) as (runtime, grader):
@@ -169,7 +169,7 @@ def test_an_engine_whose_node_goes_is_replaced_on_another_or_the_run_says_so(clu
                     cluster.remove_node(node)
 
             record, _ = drive(config, runtime, grader, lose_node)
-            assert [comparable(row) for row in record.rows] == [comparable(row) for row in expected.rows]
+            assert_same_rows(record.rows, expected.rows)
             assert record.restarts >= 1
 
             runtime.pool.config = runtime.pool.config.model_copy(update={"start_timeout_s": 3})
@@ -178,3 +178,4 @@ def test_an_engine_whose_node_goes_is_replaced_on_another_or_the_run_says_so(clu
                 drive(config, runtime, grader)
     finally:
         ray.shutdown()
+        cluster.shutdown()

@@ -16,9 +16,9 @@ from actor_helpers import (
     ROOM,
     SMALL,
     Record,
+    assert_same_rows,
     assert_same_weights,
     children,
-    comparable,
     drive,
     drive_new,
     engine_weights,
@@ -57,7 +57,7 @@ class Bench:
         self.runtime.take_restarts()
 
     def check(self, record: Record, weights: dict[str, np.ndarray], restarts: int) -> None:
-        assert [comparable(row) for row in record.rows] == [comparable(row) for row in self.expected.rows]
+        assert_same_rows(record.rows, self.expected.rows)
         assert record.tokens == self.expected.tokens
         assert_same_weights(weights, self.expected_weights)
         assert record.restarts == restarts
@@ -87,7 +87,7 @@ def test_a_rewound_runtime_repeats_its_run(bench: Bench) -> None:
 
 def test_in_process_computes_the_same(bench: Bench) -> None:
     record, weights = drive_new(small_config("runtime.type=in_process"))
-    assert [comparable(row) for row in record.rows] == [comparable(row) for row in bench.expected.rows]
+    assert_same_rows(record.rows, bench.expected.rows)
     assert record.tokens == bench.expected.tokens
     assert_same_weights(weights, bench.expected_weights)
 
@@ -100,7 +100,7 @@ def test_two_replicas_of_a_view_compute_the_same_as_one(bench: Bench) -> None:
         record, weights = drive(config, runtime, grader)
         for replica in runtime.replicas:
             assert_same_weights(engine_weights(replica.handle), weights)
-    assert [comparable(row) for row in record.rows] == [comparable(row) for row in bench.expected.rows]
+    assert_same_rows(record.rows, bench.expected.rows)
     assert record.tokens == bench.expected.tokens
     assert_same_weights(weights, bench.expected_weights)
 

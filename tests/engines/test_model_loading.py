@@ -12,6 +12,7 @@ import torch
 
 from harmonyray.engines.loading import load_model, load_tokenizer, model_path
 from harmonyray.errors import ModelError
+from harmonyray.problems.quickstart import MODEL_DIR
 
 SaveModel = Callable[..., str]
 
@@ -126,3 +127,20 @@ def test_damaged_tokenizer(copy: Path) -> None:
     with pytest.raises(ModelError, match="cannot be loaded: ") as caught:
         load_tokenizer(str(copy))
     one_line(caught.value, copy)
+
+
+def test_weights_that_are_missing_or_of_another_shape_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for name in ("missing", "misshapen"):
+        shutil.copytree(MODEL_DIR, tmp_path / name)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        lost = next(key for key in weights if "mlp.up_proj" in key)
+        if name == "missing":
+            del weights[lost]
+        else:
+            weights[lost] = weights[lost][:-1].clone()
+        save_file(weights, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=r"lacks 1 weights|cannot be loaded"):
+            load_model(str(tmp_path / name), "float32")
+    assert sum(p.numel() for p in load_model("quickstart", "float32").parameters()) == 299_040

@@ -51,7 +51,7 @@ def naive_objective(model: Any, reference: Any, batch: Batch, clip: float, kl_co
     with torch.no_grad():
         reference_rows = naive_rows(reference, batch)
     losses: dict[int, list[Tensor]] = {}
-    seen: dict[str, list[float]] = {"loss": [], "clipped": [], "entropy": [], "kl": [], "gap": []}
+    seen: dict[str, list[float]] = {"policy_loss": [], "clipped": [], "entropy": [], "kl": [], "gap": []}
     for b, row in enumerate(naive_rows(model, batch)):
         for (logp, logps, old, advantage), (ref, _, _, _) in zip(row, reference_rows[b], strict=True):
             ratio = torch.exp(logp - old)
@@ -64,7 +64,7 @@ def naive_objective(model: Any, reference: Any, batch: Batch, clip: float, kl_co
                 clipped = value < 1 - clip
             kl = torch.exp(ref - logp) - (ref - logp) - 1
             losses.setdefault(int(batch.view[b]), []).append(-surrogate + kl_coef * kl)
-            seen["loss"].append(-float(surrogate.detach()))
+            seen["policy_loss"].append(-float(surrogate.detach()))
             seen["clipped"].append(float(clipped))
             seen["entropy"].append(-float((logps.exp() * logps).sum().detach()))
             seen["kl"].append(float(kl.detach()))
@@ -72,6 +72,7 @@ def naive_objective(model: Any, reference: Any, batch: Batch, clip: float, kl_co
     total = torch.stack([torch.stack(values).mean() for values in losses.values()]).sum()
     means = {key: float(np.mean(values)) for key, values in seen.items() if key != "gap"}
     return total, means | {
+        "loss": float(total.detach()),
         "engine_gap_mean": float(np.abs(seen["gap"]).mean()),
         "engine_gap_max": float(np.abs(seen["gap"]).max()),
         "engine_ratio_p50": float(np.quantile(np.exp(seen["gap"]), 0.5)),

@@ -13,10 +13,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from harmonyray.algos.losses import PpoClip
 from harmonyray.engines.hf import HfEngine
 from harmonyray.engines.loading import model_path
 from harmonyray.engines.weights import checksum
-from harmonyray.errors import CheckpointError, StaleWeightsError, WeightSyncError
+from harmonyray.errors import AlteredWeightsError, CheckpointError, ConfigError, StaleWeightsError
 from harmonyray.inprocess import InProcessRuntime
 from harmonyray.learners.torch import TorchLearner
 from harmonyray.types import Batch, Prompt, SampleRequest, Sampling
@@ -281,11 +282,11 @@ def test_weights_altered_on_the_way_are_an_error(workshop: Any) -> None:
             return super().load_weights({name: t * 1.0000002 for name, t in weights.items()}, policy_version)
 
     runtime = InProcessRuntime(Careless(HfEngine.Options(), workshop.model), workshop.learner())
-    with pytest.raises(WeightSyncError, match="weights altered on the way to the engine"):
+    with pytest.raises(AlteredWeightsError, match="weights altered on the way to the engine"):
         runtime.sync()
     # Another precision is one way to alter them.
     runtime = InProcessRuntime(HfEngine(HfEngine.Options(), workshop.model, "bfloat16"), workshop.learner())
-    with pytest.raises(WeightSyncError):
+    with pytest.raises(AlteredWeightsError):
         runtime.sync()
 
 
@@ -308,3 +309,8 @@ def test_an_engines_logprobs_are_the_learners(workshop: Any) -> None:
     assert metrics["engine_gap_max"] < 1e-5
     assert metrics["clipped"] == 0
     assert metrics["loss"] == pytest.approx(-1, abs=1e-5)
+
+
+def test_a_learner_without_master_weights_refuses_half_precision(workshop: Any) -> None:
+    with pytest.raises(ConfigError, match=r"'model\.dtype' is bfloat16: .*float32 master weights"):
+        TorchLearner(TorchLearner.Options(), PpoClip(PpoClip.Options()), workshop.model, "bfloat16", steps=1)

@@ -1,0 +1,152 @@
+"""A run's directory: making or taking one up, one process at a time, and the small record that a resume starts from."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harmonyray.checkpoint import CheckpointStore
+from harmonyray.config import Config, load_config
+from harmonyray.errors import ConfigError
+from harmonyray.tracking import rewind
+
+MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "checkpoint", "tracking"}
+RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run begins: its directory, its checkpoints and, when resumed, the checkpoint and what was recorded."""
+
+    run_dir: Path
+    store: CheckpointStore
+    checkpoint: Path | None
+    state: Mapping[str, Any]
+
+    @property
+    def first_step(self) -> int:
+        return int(self.state.get("step", 0)) + 1
+
+    def record(self, **values: Any) -> None:
+        """Keeps values for a resume that finds no checkpoint."""
+        write_text(self.run_dir / RECORD, json.dumps(_read_record(self.run_dir) | values))
+
+
+@contextmanager
+def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Start]:
+    """Makes the run directory, or takes one up, and holds it until the end.
+
+    Raises ConfigError if it is in use, cannot be written, is missing, or belongs to another experiment.
+    """
+    if resume:
+        if run_dir is None:
+            raise ConfigError("--resume needs the run to go on with: give --run-dir DIR")
+        if not (run_dir / "config.yaml").is_file():
+            raise ConfigError(f"--resume: '{run_dir}' is not a run directory (it has no config.yaml); start one without --resume")
+        with _held(run_dir):
+            yield _take_up(config, run_dir)
+        return
+    if run_dir is None:
+        run_dir = _new_directory(Path("runs"), f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    elif run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"'{run_dir}' already exists and is not a directory: give another --run-dir")
+    _make_directory(run_dir)
+    with _held(run_dir):
+        if any(run_dir.iterdir()):
+            raise ConfigError(
+                f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it"
+            )
+        yield Start(run_dir, CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep), None, {})
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        out |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return out
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one go: a full disk or a crash leaves the old one."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _take_up(config: Config, run_dir: Path) -> Start:
+    _check_same_experiment(config, run_dir)
+    store = CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep)
+    found = store.latest()
+    last = found[1]["step"] if found else 0
+    if last > config.steps:
+        raise ConfigError(f"--resume: '{run_dir}' has reached step {last} already, and 'steps' is {config.steps}: raise it")
+    rewind(run_dir, last)
+    return Start(run_dir, store, *found) if found else Start(run_dir, store, None, _read_record(run_dir))
+
+
+def _read_record(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / RECORD
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return record
+
+
+@contextmanager
+def _held(run_dir: Path) -> Iterator[None]:
+    """The directory to ourselves; the lock goes with the process. Raises ConfigError if another process has it."""
+    handle = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(handle)
+        raise ConfigError(f"'{run_dir}' belongs to a run that is still going: wait for its end, or give another --run-dir") from e
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _make_directory(path: Path) -> None:
+    """Raises ConfigError where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        raise ConfigError(f"the run directory '{path}' cannot be made or written to ({e}): give another --run-dir") from e
+
+
+def _new_directory(root: Path, name: str) -> Path:
+    """A directory that no other run has: `name`, else `name-2`, `name-3`, ..."""
+    _make_directory(root)
+    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+        path = root / f"{name}{suffix}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise ConfigError(f"'{root}' already has a thousand runs named {name!r}: give --run-dir")
+
+
+def _check_same_experiment(config: Config, run_dir: Path) -> None:
+    saved = flat(load_config(str(run_dir / "config.yaml")).to_container())
+    now = flat(config.to_container())
+    changed = [
+        k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k.split(".")[0] not in MAY_CHANGE_ON_RESUME
+    ]
+    if changed:
+        shown = "; ".join(f"{k}: {saved.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
+        raise ConfigError(
+            f"--resume: this configuration is not the one '{run_dir}' was started with ({shown}); "
+            "use the same, or a new --run-dir"
+        )
