@@ -35,6 +35,8 @@ class Run:
         self.errors = run_dir.parent / f"{run_dir.name}-{self.mark}.err"
         command = [sys.executable, "-m", "harmonyray", "train", "quickstart", *SMALL, STEPS, *arguments]
         env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: self.mark}
+        # A suite that was started in the background ignores SIGINT, and so would what it starts.
+        ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
         with self.errors.open("w") as err:
             self.process = subprocess.Popen(
                 [*command, "--run-dir", str(run_dir), "--json"],
@@ -45,6 +47,7 @@ class Run:
                 env=env,
                 start_new_session=True,
             )
+        signal.signal(signal.SIGINT, ignored)
 
     def processes(self) -> list[int]:
         """Every live process of this run, wherever it hangs in the process tree."""
