@@ -47,6 +47,9 @@ def cluster(runtime: RuntimeConfig) -> Iterator[None]:
         else:
             store = runtime.object_store_mb * 1024 * 1024
             ray.init(address="local", include_dashboard=False, object_store_memory=store, **common)
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
     except Exception as e:
         ray.shutdown()
         where = f"the cluster of RAY_ADDRESS={address}" if address else "a local Ray"

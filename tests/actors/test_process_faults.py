@@ -189,7 +189,8 @@ def test_ctrl_c_while_the_run_is_starting_ends_it_at_once(start: Any, moment: st
     run.interrupt()
     assert run.wait(30) == 130
     assert run.rows() == []
-    assert wait_for(lambda: not run.processes(), 20), f"orphans: {run.names()}"
+    # Ray's own agents may take a minute to notice that the raylet they belong to is gone.
+    assert wait_for(lambda: not run.processes(), 90), f"orphans: {run.names()}"
     err = run.errors.read_text()
     assert "Traceback" not in err, err
 
