@@ -89,6 +89,11 @@ class Reporter:
     def interrupted(self) -> None:
         self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
 
+    def stopped(self, run_dir: Path) -> None:
+        """The last word of an interrupted run."""
+        self.close()
+        self.err.print(f"stopped; go on with the same command and --run-dir {run_dir} --resume")
+
     def tracking_errors(self, errors: Sequence[str]) -> None:
         for error in errors:
             self.err.print(f"MLflow did not take a record (metrics.jsonl has it): {error}")
@@ -148,7 +153,7 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
     for label, key in (
         ("problems with a pseudo-label", "consensus/coverage"),
         ("pseudo-labels right", "consensus/label_accuracy"),
-        (f"there, majority of the {own} {solver} samples right", "consensus/majority_label_accuracy"),
+        (f"majority of the {own} {solver} samples right, of these", "consensus/majority_label_accuracy"),
         ("upper bound: any sample right", "consensus/upper_bound"),
     ):
         table.add_row(label, _mean(first, key), _mean(last, key))
@@ -174,8 +179,8 @@ def _hindsight(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
     if any("consensus/upper_bound" in row for row in rows):
         best = max(names, key=right)
         return [
-            (f"best selector in hindsight, {best}: labels right", f"selectors/{best}/label_accuracy"),
-            (f"  {best} would have chosen differently", f"selectors/{best}/disagreement"),
+            (f"best selector with default options, {best}: right", f"selectors/{best}/label_accuracy"),
+            (f"  chosen differently by {best}", f"selectors/{best}/disagreement"),
         ]
     most = max(names, key=different)
     return [(f"{most} would have chosen differently, most of all", f"selectors/{most}/disagreement")]
@@ -186,11 +191,14 @@ def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list
     problems = getattr(config.problems.options, "path", config.problems.type)
     limit = getattr(config.problems.options, "limit", None)
     problems = f"{problems} problems.limit={limit}" if limit is not None else problems
+    evaluate = (
+        [f"        {_tool('harmonyray')} eval --model {run_dir}/model --problems {problems}"] if summary["eval_before"] else []
+    )
     return [
         f"run     {run_dir}",
-        f"        head -c 600 {run_dir}/metrics.jsonl",
+        f"        cat {run_dir}/summary.txt",
         f"model   {run_dir}/model",
-        f"        {_tool('harmonyray')} eval --model {run_dir}/model --problems {problems}",
+        *evaluate,
         f"MLflow  run {summary['mlflow_run_id']}",
         f"        {_tool('mlflow')} ui --backend-store-uri {uri}",
     ]

@@ -57,6 +57,8 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
             return summary
         except KeyboardInterrupt:
             status = "KILLED"
+            if (start.run_dir / "config.yaml").exists():
+                reporter.stopped(start.run_dir)
             raise
         finally:
             reporter.close()

@@ -89,7 +89,9 @@ def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
     have = nodes()
     table = format_rows(plan_rows(wanted, have))
     if None in assign(wanted, have):
-        raise PlacementError(f"the cluster is too small for this run; lower `placement`, or add nodes:\n{table}")
+        raise PlacementError(
+            f"there is not enough room for this run; ask less, e.g. placement.view.num_cpus=0.25, or add nodes:\n{table}"
+        )
     group = placement_group([s.bundle() for s in wanted], strategy="PACK")
     if not group.wait(timeout_s):
         free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}

@@ -89,7 +89,7 @@ def test_what_can_never_fit_is_refused_at_once_with_a_table(
     assert main(["train", "quickstart", "placement.learner.num_cpus=64", "--run-dir", str(tmp_path / "run")]) == 2
     assert time.monotonic() - start < 15, "start_timeout_s is 30: this must not be waited for"
     err = capsys.readouterr().err
-    assert "the cluster is too small for this run" in err
+    assert "there is not enough room for this run" in err
     assert "learner        0        64     0     NO ROOM" in err
     assert "asked" in err
     assert "65.25" in err
