@@ -17,6 +17,7 @@ from rich.table import Table
 from harmonyray.config import Config
 
 LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
+LABEL_WINDOW = 8  # steps over which the start and the end of a run are averaged
 PHASES = ("generate", "grade", "learn", "sync", "eval")
 
 
@@ -146,7 +147,7 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
     if len(config.views) > 1:
         table.add_row(f"harmonic@{k} over all views", *_pair(before, after, "eval/harmonic_at_k"))
     table.add_section()
-    window = min(8, max(1, len(rows) // 2))
+    window = min(LABEL_WINDOW, max(1, len(rows) // 2))
     first, last = rows[:window], rows[-window:]
     solver, own = next((name, view.num_samples) for name, view in config.views.items())
     table.add_row(f"training, mean of {window} step(s)", "first", "last")

@@ -13,7 +13,7 @@ from typing import Any
 from harmonyray import build
 from harmonyray.checkpoint import replace_directory
 from harmonyray.config import Config
-from harmonyray.console import Reporter
+from harmonyray.console import LABEL_WINDOW, Reporter
 from harmonyray.engines.paths import BUILT_IN_MODELS
 from harmonyray.errors import ConfigError
 from harmonyray.loop import Parts, train
@@ -26,7 +26,6 @@ from harmonyray.types import GoldAnswer, Problem, Sampling
 
 Gold = Mapping[str, GoldAnswer]
 
-LABEL_WINDOW = 8  # steps over which the pseudo-label accuracy of a run's end is averaged
 ARTIFACTS = ("metrics.jsonl", "summary.json", "summary.txt", "rollouts", "ledger")
 
 

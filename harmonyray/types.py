@@ -5,7 +5,7 @@ Letters for shapes: V views, N samples per view, C clusters, P problems per step
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -183,6 +183,3 @@ class UpdateReport:
 
     policy_version: int
     metrics: Mapping[str, float]
-
-
-Rollouts = Sequence[ProblemRollouts]

@@ -7,6 +7,7 @@ without a pseudo-label are left out of the update whatever they earn. Letters: N
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,7 +100,7 @@ class TransportOptions(PluginOptions):
     per_sample: bool = Field(default=True, description="each sample by its own answer's part in the distance")
 
 
-class _Transport:
+class _Transport(ABC):
     """The pseudo-label plays no part in it but for deciding which problems are trained on."""
 
     def __init__(self, options: Any) -> None:
@@ -114,11 +115,13 @@ class _Transport:
         out: FloatArray = per_bucket[_ids(group, v)]
         return out
 
+    @abstractmethod
     def by_sample(self, p: FloatArray, fused: FloatArray, share: float) -> FloatArray:
-        raise NotImplementedError
+        """The reward of a sample in each bucket of answers, float[C + 1]."""
 
+    @abstractmethod
     def by_view(self, p: FloatArray, fused: FloatArray, share: float) -> float:
-        raise NotImplementedError
+        """One reward for all samples of the view."""
 
 
 class W1(_Transport):

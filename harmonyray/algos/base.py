@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ class MethodContext:
     gold: Mapping[str, GoldAnswer] = field(default_factory=dict)
 
 
-class MethodBase:
+class MethodBase(ABC):
     """A method judges each problem's answers: `judge` returns rewards for every sample of every view."""
 
     needs_gold = False
@@ -36,18 +37,18 @@ class MethodBase:
         self.context = context
 
     @classmethod
-    def check(cls, options: Any, views: tuple[str, ...]) -> None:
+    def check(cls, options: Any, views: tuple[str, ...]) -> None:  # noqa: B027 - most methods work with any views
         """Raises ConfigError where the options cannot work with these views."""
 
+    @abstractmethod
     def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]:
         """One judgement per group, in order. `step` counts from 1."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """What the method has learned beside the weights, JSON-ready for a checkpoint."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most methods learn nothing beside
         """Puts back what `state_dict` gave."""
 
 

@@ -72,10 +72,6 @@ class Equivalence:
         """End the solver's process. Calling it twice is fine."""
         self._worker.close()
 
-    def warm(self) -> None:
-        """Start the solver's process now, without waiting for it."""
-        self._worker.warm()
-
     def equal(self, a: str, b: str) -> bool:
         """Whether two answers are the same. Given up or unreadable is False."""
         return self.check([(a, b)])[0].equal

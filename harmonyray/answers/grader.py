@@ -48,10 +48,6 @@ class AnswerGrader:
         """Counts of the comparisons so far."""
         return self._equivalence.statistics
 
-    def warm(self) -> None:
-        """Start the solver now, without waiting, so that the first step does not pay for it."""
-        self._equivalence.warm()
-
     def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
         """Parse every response with its view and cluster the answers of each problem; one group per problem, in order.
 

@@ -81,11 +81,6 @@ class MathVerifyWorker:
         """The child's process id, or None when none runs."""
         return self._process.pid if self._process is not None else None
 
-    def warm(self) -> None:
-        """Start the child without waiting for it (it takes about a second to import its libraries)."""
-        with self._lock:
-            self._spawn()
-
     def compare(self, tasks: Sequence[Task]) -> list[Reply]:
         """A reply per task, in order. A stuck pair is a "timeout" and the tasks behind it still get their answers.
 

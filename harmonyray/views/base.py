@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from abc import ABC, abstractmethod
 
 from pydantic import Field, field_validator
 
@@ -53,7 +54,7 @@ def question_block(problem: Problem, choice_instruction: str = "") -> str:
     return "\n\n".join(blocks)
 
 
-class TemplateView:
+class TemplateView(ABC):
     """A view that asks with one template; a subclass adds `Options` and `parse`. Holds no model and can be pickled."""
 
     def __init__(self, name: str, options: TemplateOptions) -> None:
@@ -71,6 +72,6 @@ class TemplateView:
             return Prompt(problem_id=problem.id, view=self.name, messages=({"role": "user", "content": text},))
         return Prompt(problem_id=problem.id, view=self.name, text=text)
 
+    @abstractmethod
     def parse(self, problem: Problem, response: str) -> ParsedResponse:
         """What one response says. Never raises on a response, however malformed."""
-        raise NotImplementedError
