@@ -36,8 +36,8 @@ class MethodBase(ABC):
         self.options = options
         self.context = context
 
-    @classmethod
-    def check(cls, options: Any, views: tuple[str, ...]) -> None:  # noqa: B027 - most methods work with any views
+    @classmethod  # noqa: B027 - most methods work with any views
+    def check(cls, options: Any, views: tuple[str, ...]) -> None:
         """Raises ConfigError where the options cannot work with these views."""
 
     @abstractmethod
