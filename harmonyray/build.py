@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from harmonyray.algos.base import MethodContext
 from harmonyray.config import Config, Plugin
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
+from harmonyray.problems.holdout import split_holdout
 from harmonyray.protocols import Grader, View
 from harmonyray.registry import resolve
-from harmonyray.types import GoldAnswer, Problem, Sampling
+from harmonyray.types import AnswerGroup, GoldAnswer, Problem, ProblemRollouts, Sampling
+from harmonyray.views.audit import audit_views
 
 
 def make(kind: str, plugin: Plugin, **arguments: Any) -> Any:
@@ -29,6 +33,14 @@ def load_problems(config: Config) -> tuple[list[Problem], Mapping[str, GoldAnswe
     """The problems, and apart from them the gold answers by problem id. Raises ProblemError."""
     source = make("problems", config.problems)
     return source.problems(), source.gold()
+
+
+def split_parts(config: Config, problems: Sequence[Problem]) -> dict[str, list[Problem]]:
+    """The problems that are adapted to, "eval", and if there is a held-out share the others, "holdout"."""
+    if config.problems.holdout == 0:
+        return {"eval": list(problems)}
+    adapted, held_out = split_holdout(problems, config.problems.holdout, config.seed)
+    return {"eval": adapted, "holdout": held_out}
 
 
 def check_gold(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
@@ -55,19 +67,23 @@ def open_runtime(config: Config, views: Sequence[View], learn: bool = True) -> I
 @contextmanager
 def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tuple[Any, Grader]]:
     from harmonyray.actors.cluster import cluster, reserve
-    from harmonyray.actors.placement import seats
+    from harmonyray.actors.placement import engine_groups, seats
     from harmonyray.actors.runtime import RayRuntime, RunSpec
     from harmonyray.actors.specs import PartSpec
 
     wanted = [seat for seat in seats(config) if learn or seat.group != "learner"]
-    engine = PartSpec("engines", config.rollout.engine.type, config.rollout.engine.options, _model_arguments(config))
+    kind = config.rollout.engine
+    engines = {
+        group.name: PartSpec("engines", kind.type, kind.options, _model_arguments(config, group.model))
+        for group in engine_groups(config)
+    }
     learner_arguments = {**_model_arguments(config), "steps": config.steps}
     learner = PartSpec("learners", config.learner.type, config.learner.options, learner_arguments) if learn else None
     loss = PartSpec("losses", config.loss.type, config.loss.options, {})
     grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
         group = reserve(wanted, config.runtime.start_timeout_s)
-        runtime = RayRuntime(wanted, group, RunSpec(engine, learner, loss, grader), config.runtime, config.sync)
+        runtime = RayRuntime(wanted, group, RunSpec(engines, learner, loss, grader), config.runtime, config.sync)
         try:
             runtime.start()
             yield runtime, runtime.grader
@@ -87,8 +103,11 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
     loss = make("losses", config.loss)
     learner = make("learners", config.learner, loss=loss, steps=config.steps, **arguments) if learn else None
     grader = make("graders", config.grader, views=views)
+    own = {name: view.model for name, view in config.views.items() if view.model is not None}
+    trained = make("engines", config.rollout.engine, **arguments)
+    others = {m: make("engines", config.rollout.engine, **_model_arguments(config, m)) for m in dict.fromkeys(own.values())}
     try:
-        yield InProcessRuntime(make("engines", config.rollout.engine, **arguments), learner), grader
+        yield InProcessRuntime(trained, learner, {view: others[m] for view, m in own.items()}), grader
     finally:
         grader.close()
         torch.set_num_threads(threads)
@@ -101,16 +120,58 @@ def make_method(config: Config, grader: Grader, gold: Mapping[str, GoldAnswer]) 
     return make("methods", config.method, context=context)
 
 
+def make_sampling(config: Config) -> list[Sampling]:
+    """How each view is sampled in training, [V]."""
+    rollout = config.rollout
+    return [
+        Sampling(
+            view.max_response_tokens or rollout.max_response_tokens,
+            view.temperature or rollout.temperature,
+            view.top_p,
+            view.stop,
+        )
+        for view in config.views.values()
+    ]
+
+
+def make_audit(
+    config: Config, method: Any, tell: Callable[[str, str], None]
+) -> Callable[[Sequence[ProblemRollouts], Sequence[AnswerGroup]], Mapping[str, float]]:
+    """The loop's `audit`: looks at a step's views, tells of degenerate ones (name, reason), and lowers their weights in the
+    method's vote if the configuration says so. Raises ConfigError if the method's selector has no weights to lower."""
+    names = list(config.views)
+    lowers = config.audit.action == "down_weight"
+    if lowers:
+        method.weigh_views(np.ones(len(names)))
+
+    def audit(rollouts: Sequence[ProblemRollouts], groups: Sequence[AnswerGroup]) -> Mapping[str, float]:
+        found = audit_views(rollouts, groups, names, config.audit)
+        if lowers:
+            method.weigh_views(found.weights)
+        for name, reason in zip(names, found.reasons, strict=True):
+            if reason:
+                tell(name, reason)
+        return found.metrics
+
+    return audit
+
+
 def make_evaluator(
     config: Config,
-    problems: Sequence[Problem],
+    parts: Mapping[str, Sequence[Problem]],
     gold: Mapping[str, GoldAnswer],
     views: Sequence[View],
     runtime: Any,
     grader: Grader,
 ) -> Evaluator:
-    sampling = Sampling(config.rollout.max_response_tokens, config.eval.temperature, config.eval.top_p)
-    return Evaluator(problems, gold, views, runtime, grader, EvalSettings(config.eval.num_samples, sampling, config.seed))
+    """The evaluator of the named parts: `eval` for the problems that are adapted to, `holdout` for the others."""
+    longest = config.rollout.max_response_tokens
+    sampling = [
+        Sampling(v.max_response_tokens or longest, config.eval.temperature, config.eval.top_p, v.stop)
+        for v in config.views.values()
+    ]
+    settings = EvalSettings(config.eval.num_samples, sampling, config.seed, config.eval.chunk_problems)
+    return Evaluator(parts, gold, views, runtime, grader, settings)
 
 
 def skip_long_prompts(
@@ -129,9 +190,11 @@ def skip_long_prompts(
     return kept, [p.id for p, n in zip(problems, longest, strict=True) if n > limit]
 
 
-def _model_arguments(config: Config) -> dict[str, Any]:
-    directory = Path(config.model.path)  # actors may have another working directory
-    return {"model": str(directory.resolve()) if directory.is_dir() else config.model.path, "dtype": config.model.dtype}
+def _model_arguments(config: Config, model: str | None = None) -> dict[str, Any]:
+    """Constructor arguments of an engine or learner for `model`, by default the trained one."""
+    name = model or config.model.path
+    directory = Path(name)  # actors may have another working directory
+    return {"model": str(directory.resolve()) if directory.is_dir() else name, "dtype": config.model.dtype}
 
 
 def plan(config: Config) -> tuple[str, bool]:

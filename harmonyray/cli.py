@@ -10,7 +10,6 @@ import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from harmonyray.errors import ConfigError, HarmonyrayError
 
@@ -79,10 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = verbs.add_parser("eval", help="measure a model on problems with gold answers")
     evaluate.add_argument("--model", required=True, help="a model directory or hub id")
-    evaluate.add_argument("--problems", required=True, help="a problem file (.jsonl, .csv, .parquet) or a source's name")
+    known = "a problem file (.jsonl, .csv, .parquet), a known data set (math500, gsm8k, ...) or a source's name"
+    evaluate.add_argument("--problems", required=True, help=known)
     evaluate.add_argument("--config", help="views and sampling (default: the config.yaml beside the model's run, else base)")
     evaluate.add_argument("--view", help="the view whose accuracy stands at the top level (default: the first)")
     evaluate.add_argument("--samples", type=int, help="samples per problem and view (k)")
+    evaluate.add_argument("--out", type=Path, help="an empty or new directory for eval.json, eval.parquet and an MLflow run")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     evaluate.set_defaults(verb=_eval)
@@ -96,11 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     vote.set_defaults(verb=_vote)
 
     grade = verbs.add_parser("grade", help="judge pairs of answers: the same or not")
-    grade.add_argument("source", metavar="FILE", help='rows {"gold", "pred"}: .jsonl, .parquet, .json, .csv, or - for stdin')
+    grade.add_argument(
+        "source", metavar="FILE", help='rows {"gold", "pred"}: .jsonl, .parquet, .json, .csv, or - for JSON Lines on stdin'
+    )
     grade.add_argument("--out", help="where the rows go with their verdicts: .jsonl, .parquet, or - for stdout")
-    grade.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
-    grade.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    _offline_arguments(grade, "pred is a whole response: find the answer in it")
     grade.set_defaults(verb=_grade)
+
+    data = verbs.add_parser("data", help="problem sets as files of one form")
+    _data_arguments(data)
 
     doctor = verbs.add_parser("doctor", help="check this machine and say what to do about each finding")
     doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -117,18 +122,43 @@ def _vote_arguments(vote: argparse.ArgumentParser) -> None:
     vote.add_argument(
         "source",
         metavar="FILE|RUN_DIR",
-        help='rows {"id", "views": {name: [answers]}, "gold"?}: .jsonl, .parquet, .json, or - for stdin; or a run to replay',
+        help='rows {"id", "views": {name: [answers]}, "gold"?} or {"id", "view", "answers", "gold"?}: .jsonl, .parquet, .json, '
+        "or - for JSON Lines on stdin; or a run to replay",
     )
-    vote.add_argument("--selector", default="harmonic", help="a name (harmonyray list selectors), or all (default: harmonic)")
+    vote.add_argument(
+        "--selector",
+        action="append",
+        metavar="NAME[,NAME...]",
+        help="names (harmonyray list selectors), package.module:Class, or all; may be repeated (default: harmonic)",
+    )
     vote.add_argument("-o", dest="options", action="append", default=[], metavar="key=value", help="an option of the selector")
     vote.add_argument("--out", help="where the labels go: .jsonl, .parquet, or - for stdout")
     vote.add_argument("--plot", type=Path, help="draw accuracy and coverage of the selectors (.png, .svg, .pdf)")
     vote.add_argument("--view", help="whose label counts where every view gets its own: self, cross (default: the first)")
-    vote.add_argument("--problems", help="where gold answers come from, by id: a problem file or a source's name")
-    vote.add_argument("--extract", action="store_true", help="answers are whole responses: find the answer in each")
-    vote.add_argument("--kind", choices=("math", "number", "choice"), help="with --extract: what an answer looks like")
-    vote.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
-    vote.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    vote.add_argument("--problems", help="gold answers by id, before those of the rows: a problem file or a source's name")
+    _offline_arguments(vote, "answers are whole responses: find the answer in each")
+
+
+def _offline_arguments(verb: argparse.ArgumentParser, extract: str) -> None:
+    verb.add_argument("--extract", action="store_true", help=extract)
+    verb.add_argument(
+        "--kind", choices=("math", "number", "choice"), help="with --extract: what an answer is like (default: math)"
+    )
+    verb.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
+    verb.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def _data_arguments(data: argparse.ArgumentParser) -> None:
+    prepare = data.add_subparsers(required=True, metavar="VERB").add_parser(
+        "prepare", help="write a benchmark, or any problem source, as questions and, apart from them, gold answers"
+    )
+    prepare.add_argument("name", metavar="NAME", help="math500, gsm8k, ..., a file, or a source (harmonyray list problems)")
+    prepare.add_argument("--out", required=True, help="the questions' file (.jsonl); the gold answers go to <stem>.gold.jsonl")
+    prepare.add_argument("-o", dest="options", action="append", default=[], metavar="key=value", help="an option of the source")
+    prepare.add_argument("--limit", type=int, help="only the first so many problems")
+    prepare.add_argument("--force", action="store_true", help="replace files that are there")
+    prepare.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    prepare.set_defaults(verb=_data_prepare)
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,34 +180,35 @@ def _train(args: argparse.Namespace) -> int:
 
 def _eval(args: argparse.Namespace) -> int:
     from harmonyray.config import load_config
-    from harmonyray.run import evaluation_overrides, find_eval_config, run_evaluation
+    from harmonyray.console import Reporter
+    from harmonyray.eval_report import result_tables
+    from harmonyray.run_eval import evaluation_overrides, find_eval_config, run_evaluation
 
     name = find_eval_config(args.model, args.config)
     config = load_config(name, [*evaluation_overrides(args.model, args.problems, args.samples), *args.overrides])
-    if args.view is not None and args.view not in config.views:
-        raise ConfigError(f"--view {args.view!r} is not a view of {name!r}: {', '.join(config.views)}")
-    result = run_evaluation(config, args.view)
+    reporter = Reporter(quiet=args.json)
+    result = run_evaluation(config, args.view, args.out, reporter)
     if args.json:
         print(json.dumps(result))
-    else:
-        _print_result(result, name)
+        return 0
+    for table in result_tables(result):
+        reporter.out.print(table)
+    reporter.out.print(f"settings of {name}, {result['wall_seconds']:.1f} s" + (f"; results in {args.out}" if args.out else ""))
     return 0
 
 
 def _vote(args: argparse.Namespace) -> int:
-    from harmonyray.vote import VoteRequest, parse_options, run_vote
+    from harmonyray.vote import DEFAULT, VoteRequest, parse_options, run_vote
 
-    if args.kind and not args.extract:
-        raise ConfigError("--kind says what to look for in whole responses: give --extract too, or leave it out")
     request = VoteRequest(
         source=args.source,
-        selector=args.selector,
+        selectors=args.selector or (DEFAULT,),
         options=parse_options(args.options),
         out=args.out,
         plot=args.plot,
         view=args.view,
         problems=args.problems,
-        extract=(args.kind or "math") if args.extract else None,
+        extract=_extract(args),
         skip_bad=args.skip_bad,
     )
     summary = run_vote(request)
@@ -190,14 +221,30 @@ def _vote(args: argparse.Namespace) -> int:
     return 0
 
 
+def _extract(args: argparse.Namespace) -> str | None:
+    """The kind of answer to find in whole responses; None for answers that are extracted already."""
+    if args.kind and not args.extract:
+        raise ConfigError("--kind says what to look for in whole responses: give --extract too, or leave it out")
+    return (args.kind or "math") if args.extract else None
+
+
 def _grade(args: argparse.Namespace) -> int:
     from harmonyray.grade import GradeRequest, describe_grade, run_grade
 
-    summary = run_grade(GradeRequest(args.source, args.out, args.skip_bad))
+    summary = run_grade(GradeRequest(args.source, args.out, _extract(args), args.skip_bad))
     if args.json:
         print(json.dumps(summary))
     else:
         print(describe_grade(summary), file=sys.stderr if args.out == "-" else sys.stdout)
+    return 0
+
+
+def _data_prepare(args: argparse.Namespace) -> int:
+    from harmonyray.data import PrepareRequest, describe_prepare, run_prepare
+    from harmonyray.vote import parse_options
+
+    summary = run_prepare(PrepareRequest(args.name, args.out, parse_options(args.options), args.limit, args.force))
+    print(json.dumps(summary) if args.json else describe_prepare(summary))
     return 0
 
 
@@ -227,12 +274,6 @@ def _list(args: argparse.Namespace) -> int:
     listing = describe(args.kind)
     print(json.dumps(listing) if args.json else format_listing(listing))
     return 0
-
-
-def _print_result(result: dict[str, Any], config: str) -> None:
-    print(f"{result['num_problems']} problems, view {result['view']}, settings of {config}, {result['wall_seconds']:.1f} s")
-    for key in ("avg_at_k", "pass_at_k", "greedy", "majority_at_k", "harmonic_at_k"):
-        print(f"{key:15} {result[key]:.4f}")
 
 
 if __name__ == "__main__":

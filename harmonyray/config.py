@@ -1,15 +1,13 @@
-"""The configuration: a pydantic schema, and the loading of OmegaConf files with dotted overrides.
+"""The configuration: a pydantic schema, and the merging of OmegaConf files (`config_files.py` finds them) with dotted overrides.
 
-A file states what differs from the file it `extends` (in the end `base.yaml`). Where a later layer changes a plug-in's
+A file states what differs from the files it `extends` (in the end `base.yaml`). Where a later layer changes a plug-in's
 `type`, options of the old type that the new one does not have are left behind; common ones stay. No torch here.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -27,8 +25,10 @@ from pydantic import (
     ValidationError,
 )
 
+from harmonyray.config_checks import check_together
+from harmonyray.config_files import config_layers, find_config, without_removed_views
 from harmonyray.errors import ConfigError
-from harmonyray.registry import PluginOptions, explain, make_options, nearest, resolve
+from harmonyray.registry import PluginOptions, explain, make_options, resolve
 
 PLUGIN_PLACES = {
     ("problems",): "problems",
@@ -42,9 +42,12 @@ PLUGIN_PLACES = {
     ("grader",): "graders",
     ("learner",): "learners",
 }
+REMOVABLE = (("placement", "views"), ("placement", "share"))  # like a view, an entry that a later layer sets to null is gone
 INSIDE_METHOD = {"selectors", "rewards"}
-SUFFIXES = (".yaml", ".yml")
-COMMON_KEYS = {"views": {"num_samples"}}  # keys beside `type` that belong to the schema and not to the plug-in
+COMMON_KEYS = {  # keys beside `type` that belong to the schema and not to the plug-in
+    "views": {"num_samples", "model", "temperature", "top_p", "max_response_tokens", "stop"},
+    "problems": {"holdout"},
+}
 
 
 class Section(BaseModel):
@@ -62,6 +65,19 @@ class Plugin(Section):
 
 class ViewConfig(Plugin):
     num_samples: PositiveInt = Field(16, description="samples per problem and step in this view (N)")
+    model: str | None = Field(
+        None, description="another model for this view, a directory or hub id: it votes, and is never trained; null: model.path"
+    )
+    temperature: PositiveFloat | None = Field(None, description="instead of rollout.temperature")
+    top_p: float = Field(1.0, gt=0, le=1, description="below 1 only in a view with a model of its own")
+    max_response_tokens: PositiveInt | None = Field(None, description="instead of rollout.max_response_tokens")
+    stop: tuple[str, ...] = Field((), description="texts that end a response; they are not part of it")
+
+
+class ProblemsConfig(Plugin):
+    holdout: float = Field(
+        0.0, ge=0, lt=1, description="share of the problems that is never trained on, and evaluated apart (drawn by the seed)"
+    )
 
 
 class ModelConfig(Section):
@@ -82,6 +98,7 @@ class EvalConfig(Section):
     num_samples: PositiveInt = Field(16, description="samples per problem and view (k)")
     temperature: PositiveFloat = 0.8
     top_p: float = Field(0.95, gt=0, le=1)
+    chunk_problems: PositiveInt = Field(256, description="problems generated and graded at once; fewer need less memory")
 
 
 class Resources(Section):
@@ -103,11 +120,17 @@ class ResourcesException(Section):
 
 class PlacementConfig(Section):
     view: Resources = Field(description="what each view group gets")
-    views: dict[str, ResourcesException] = Field(default_factory=dict, description="exceptions by view name, what they set")
+    views: dict[str, ResourcesException] = Field(
+        default_factory=dict, description="exceptions by the name of a view or of a shared group, what they set"
+    )
     learner: SingleResources
     grader: SingleResources
+    share: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="views that share one engine group, by the group's name; it is placed by that name"
+    )
 
-    def for_view(self, name: str) -> Resources:
+    def for_group(self, name: str) -> Resources:
+        """What an engine group gets: a view's own is named like the view, one that is shared by `share`."""
         if name not in self.views:
             return self.view
         return self.view.model_copy(update=self.views[name].model_dump(exclude_none=True))
@@ -133,6 +156,20 @@ class CheckpointConfig(Section):
     keep: PositiveInt = Field(2, description="newest checkpoints kept")
 
 
+class AuditConfig(Section):
+    """When a rewording view counts as degenerate in a step (its figures are those of `harmonyray.views.audit`), and what
+    then happens. The limits hold for views that reword; `min_answered` for every view."""
+
+    min_format_compliance: float = Field(0.5, ge=0, le=1)
+    max_copied: float = Field(0.9, ge=0, le=1)
+    min_numbers_kept: float = Field(0.0, ge=0, le=1, description="0: not looked at (many rewordings change numbers)")
+    min_answered: float = Field(0.25, ge=0, le=1)
+    action: Literal["report", "down_weight"] = "report"
+    weight: float = Field(
+        0.25, ge=0, lt=1, description="down_weight: what a degenerate view's weight in the vote is multiplied by"
+    )
+
+
 class TrackingConfig(Section):
     experiment: str = "harmonyray"
     uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite file mlflow.db beside the run directories")
@@ -145,7 +182,7 @@ class Config(Section):
     seed: NonNegativeInt = 0
     steps: PositiveInt
     model: ModelConfig
-    problems: Plugin
+    problems: ProblemsConfig
     views: dict[str, ViewConfig]
     method: Plugin
     advantage: Plugin
@@ -157,6 +194,7 @@ class Config(Section):
     placement: PlacementConfig
     runtime: RuntimeConfig
     sync: SyncConfig
+    audit: AuditConfig
     checkpoint: CheckpointConfig
     tracking: TrackingConfig
 
@@ -173,22 +211,17 @@ class Config(Section):
         return yaml.safe_dump({"extends": None, **_escape(self.to_container())}, sort_keys=False)
 
 
-def config_dirs() -> list[Path]:
-    """Where a config may be named without a path: ./configs, the installed package's, the source tree's."""
-    package = Path(__file__).parent
-    return [d for d in (Path("configs"), package / "configs", package.parent / "configs") if d.is_dir()]
-
-
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     """The validated config of a YAML path or a name in `configs/`, with `key=value` overrides on top.
 
     Raises ConfigError naming the file or dotted key, what was got and the nearest valid choice.
     """
-    layers = _layers(_find(name))
-    layers.append(_override_layer(overrides))
+    *extended, own = config_layers(find_config(name))
     merged: dict[str, Any] = {}
     try:
-        for layer in layers:
+        for layer in extended:
+            merged = _merge(merged, without_removed_views(merged, layer))
+        for layer in (own, _override_layer(overrides)):
             merged = _merge(merged, layer)
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as e:
@@ -207,6 +240,9 @@ def validate(raw: dict[str, Any]) -> Config:
     if not isinstance(views, Mapping):
         raise ConfigError(f"'views' must be a mapping of view names, e.g. views.solver.type=solver, got {views!r}")
     raw["views"] = {k: v for k, v in views.items() if v is not None}
+    for place in REMOVABLE:
+        if isinstance(entries := _at(raw, place), Mapping):
+            _put(raw, place, {k: v for k, v in entries.items() if v is not None})
     for path, kind in plugin_places(raw):
         if kind in INSIDE_METHOD:
             continue  # a method's own options validate its selector and its reward
@@ -222,29 +258,8 @@ def validate(raw: dict[str, Any]) -> Config:
         config = Config(**raw)
     except ValidationError as e:
         raise ConfigError(explain(e, "", Config)) from e
-    _check_together(config)
+    check_together(config)
     return config
-
-
-def _check_together(c: Config) -> None:
-    if not c.views:
-        raise ConfigError("'views' is empty: name at least one view, e.g. views.solver.type=solver")
-    for name in c.views:
-        if not re.fullmatch(r"[\w-]+", name):
-            raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
-    for name in c.placement.views:
-        if name not in c.views:
-            raise ConfigError(f"'placement.views.{name}' places a view that does not exist: {nearest(name, list(c.views))}")
-    gpus = [c.placement.for_view(v).num_gpus for v in c.views] + [c.placement.learner.num_gpus]
-    if c.sync.backend == "nccl" and min(gpus) == 0:
-        raise ConfigError(
-            "'sync.backend' is nccl, but a view or the learner has num_gpus 0: give each a GPU, or use auto or gloo"
-        )
-    if c.runtime.type == "in_process" and any(c.placement.for_view(v).replicas > 1 for v in c.views):
-        raise ConfigError("'runtime.type' is in_process, which has one engine per view: set placement replicas to 1, or use ray")
-    check = getattr(resolve("methods", c.method.type), "check", None)
-    if check is not None:  # a method of the user's own need not derive from MethodBase
-        check(c.method.options, tuple(c.views))
 
 
 def plugin_places(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -282,50 +297,6 @@ def _put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for part in path[:-1]:
         raw = raw[part]
     raw[path[-1]] = value
-
-
-def _find(name: str) -> Path:
-    path = Path(name)
-    if path.suffix in SUFFIXES:
-        if not path.is_file():
-            raise ConfigError(f"config file {name!r} does not exist (from {os.getcwd()!r})")
-        return path
-    known: list[str] = []
-    for directory in config_dirs():
-        candidate = directory / f"{name}.yaml"
-        if candidate.is_file():
-            return candidate
-        known += [p.stem for p in directory.glob("*.yaml")]
-    raise ConfigError(
-        f"no config named {name!r}: {nearest(name, sorted(set(known) - {'base'}))} (or give the path of a .yaml file)"
-    )
-
-
-def _layers(path: Path) -> list[dict[str, Any]]:
-    """The file's chain of `extends`, base first."""
-    layers: list[dict[str, Any]] = []
-    seen: list[Path] = []
-    while True:
-        if path.resolve() in seen:
-            raise ConfigError(f"config files extend each other in a circle: {' -> '.join(str(p) for p in [*seen, path])}")
-        seen.append(path.resolve())
-        layer = _read(path)
-        parent = layer.pop("extends", None if path.stem == "base" else "base")
-        layers.insert(0, layer)
-        if parent is None:
-            return layers
-        sibling = path.parent / (str(parent) if Path(str(parent)).suffix in SUFFIXES else f"{parent}.yaml")
-        path = sibling if sibling.is_file() else _find(str(parent))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as e:
-        raise ConfigError(f"config file '{path}' cannot be read: {e}") from e
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"config file '{path}' must hold a mapping of keys, got {type(loaded).__name__}")
-    return {str(k): v for k, v in loaded.items()}
 
 
 def _override_layer(overrides: Sequence[str]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Reporter:
         self.progress: Progress | None = None
         self.accuracy = "-"
         self.silent_views: set[str] = set()
+        self.degenerate_views: set[str] = set()
 
     def start(self, config: Config, run_dir: Path, first_step: int, num_problems: int) -> None:
         """The header: every batch size by its own name, and what follows from them."""
@@ -87,6 +88,17 @@ class Reporter:
             text = f"accuracy {self.accuracy} | labelled {row['consensus/coverage']:.2f}{labels} | {phases}"
             self.progress.update(self.task, completed=row["step"], description=text)
 
+    def degenerate(self, view: str, reason: str) -> None:
+        """A view that the audit found wanting; said once a view and run."""
+        if view not in self.degenerate_views:
+            self.degenerate_views.add(view)
+            self.err.print(f"view {view!r} looks degenerate: {reason} (docs/views.md; audit/{view}/* in the metrics)")
+
+    def same_prompts(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Views that ask the same thing."""
+        for a, b in pairs:
+            self.err.print(f"views {a!r} and {b!r} ask with the same prompts: one view twice, unless models or sampling differ")
+
     def interrupted(self) -> None:
         self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
 
@@ -140,13 +152,16 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
     for header in ("", "before", "after"):
         table.add_column(header, justify="left" if not header else "right")
     k = config.eval.num_samples
-    for view in config.views:
-        for key, label in (("avg_at_k", f"avg@{k}"), ("greedy", "greedy")):
-            table.add_row(f"accuracy, {view} view, {label}", *_pair(before, after, f"eval/{view}/{key}"))
-    table.add_row(f"majority@{k} over all views", *_pair(before, after, "eval/majority_at_k"))
-    if len(config.views) > 1:
-        table.add_row(f"harmonic@{k} over all views", *_pair(before, after, "eval/harmonic_at_k"))
-    table.add_section()
+    for part, of in (("eval", ""), ("holdout", ", held out")):
+        if part == "holdout" and not config.problems.holdout:
+            continue
+        for view in config.views:
+            for key, label in (("avg_at_k", f"avg@{k}"), ("greedy", "greedy")):
+                table.add_row(f"accuracy{of}, {view} view, {label}", *_pair(before, after, f"{part}/{view}/{key}"))
+        table.add_row(f"majority@{k} over all views{of}", *_pair(before, after, f"{part}/majority_at_k"))
+        if len(config.views) > 1:
+            table.add_row(f"harmonic@{k} over all views{of}", *_pair(before, after, f"{part}/harmonic_at_k"))
+        table.add_section()
     window = min(LABEL_WINDOW, max(1, len(rows) // 2))
     first, last = rows[:window], rows[-window:]
     solver, own = next((name, view.num_samples) for name, view in config.views.items())

@@ -1,71 +1,116 @@
 """Evaluation: the only holder of gold answers beside the ground-truth method. Accuracy per view and of votes over views.
 
-Evaluation seeds depend on the run's seed, problem, view and sample but not on the step: evaluations of one run are paired,
-do not disturb training, and `harmonyray eval` repeats them exactly.
+Evaluation seeds depend on the run's seed, problem, view and sample but not on the step or the part: evaluations of one run are
+paired, do not disturb training, and `harmonyray eval` repeats them exactly. What the figures mean is `measures`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harmonyray.measures import Scores, flat_metrics, labels_right, score_problems
 from harmonyray.protocols import Grader, Sampler, View
 from harmonyray.rollouts import sample_problems
-from harmonyray.selectors import select
-from harmonyray.types import AnswerGroup, Consensus, GoldAnswer, IntArray, Judgement, Problem, ProblemRollouts, Sampling
+from harmonyray.types import (
+    AnswerGroup,
+    BoolArray,
+    Consensus,
+    FloatArray,
+    GoldAnswer,
+    Judgement,
+    Problem,
+    ProblemRollouts,
+    Sampling,
+)
+
+DEFAULT_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """Sampling of an evaluation: k samples per problem and view at `sampling`, and one greedy response."""
+    """Sampling of an evaluation: k samples per problem and view at `sampling` [V], and one greedy response; `chunk_problems`
+    problems at once."""
 
     num_samples: int
-    sampling: Sampling
+    sampling: Sequence[Sampling]
     seed: int
+    chunk_problems: int = DEFAULT_CHUNK
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """A chunk of a part's problems as they were answered, greedily or sampled: `rollouts` [P], the answers' `groups` [P], and
+    for each which of its clusters are right, `right` [P] of bool[C]."""
+
+    part: str
+    greedy: bool
+    rollouts: Sequence[ProblemRollouts]
+    groups: Sequence[AnswerGroup]
+    right: Sequence[BoolArray]
+
+
+Progress = Callable[[int, int], None]
+"""Told how many problems are done, of how many."""
+
+Record = Callable[[Graded], None]
+"""Given every chunk; what it does not keep is gone."""
 
 
 class Evaluator:
-    """Scores a policy on problems with gold answers. `views` in the run's order; the first is the solver."""
+    """Scores a policy on problems with gold answers. `views` in the run's order; the first is the solver.
+
+    `parts` are evaluated one after the other and apart, each under its name: `eval` for the problems that are adapted to,
+    `holdout` for those that are not. Problems without a gold answer are left out.
+    """
 
     def __init__(
         self,
-        problems: Sequence[Problem],
+        parts: Mapping[str, Sequence[Problem]],
         gold: Mapping[str, GoldAnswer],
         views: Sequence[View],
         sampler: Sampler,
         grader: Grader,
         settings: EvalSettings,
     ) -> None:
-        self.problems = [p for p in problems if p.id in gold]
+        self.parts = {name: [p for p in problems if p.id in gold] for name, problems in parts.items()}
         self.gold, self.views, self.sampler, self.grader, self.settings = gold, list(views), sampler, grader, settings
 
     def evaluate(self, policy_version: int) -> dict[str, float]:
-        """`eval/{view}/avg_at_k`, `pass_at_k`, `majority_at_k`, `greedy` for every view, and over all views
-        `eval/majority_at_k`, `eval/harmonic_at_k`; `eval/{view}/avg_at_k/{category}` where problems have one.
-        Shares in [0, 1]. Empty if no problem has a gold answer."""
-        if not self.problems:
-            return {}
-        sampled = self._ask(self.settings.num_samples, self.settings.sampling, policy_version)
-        greedy = self._ask(1, Sampling(self.settings.sampling.max_tokens, temperature=0), policy_version)
-        groups, right = self._grade(sampled)
-        greedy_groups, greedy_right = self._grade(greedy)
+        """For every part with problems, here `eval`: `eval/{view}/avg_at_k`, `pass_at_k`, `pass_at_{j}`, `majority_at_k`,
+        `greedy` for every view, over all views `eval/majority_at_k`, `eval/harmonic_at_k`; each with its interval, `.._low`
+        and `.._high`; `eval/num_problems`; and where problems have a category `eval/.../{category}`. Shares in [0, 1]."""
+        return self.metrics(self.score(policy_version))
+
+    def metrics(self, scored: Mapping[str, Scores]) -> dict[str, float]:
+        """The flat metrics of what `score` gave."""
         out: dict[str, float] = {}
-        for v, view in enumerate(self.views):
-            hits = [_hits(g, r, v) for g, r in zip(groups, right, strict=True)]
-            votes = [_label_right(g, r, "majority", v) for g, r in zip(groups, right, strict=True)]
-            out[f"eval/{view.name}/avg_at_k"] = float(np.mean([h.mean() for h in hits]))
-            out[f"eval/{view.name}/pass_at_k"] = float(np.mean([h.any() for h in hits]))
-            out[f"eval/{view.name}/majority_at_k"] = float(np.mean(votes))
-            out[f"eval/{view.name}/greedy"] = float(
-                np.mean([_hits(g, r, v).mean() for g, r in zip(greedy_groups, greedy_right, strict=True)])
-            )
-            for category in sorted({p.category for p in self.problems if p.category}):
-                part = [h.mean() for p, h in zip(self.problems, hits, strict=True) if p.category == category]
-                out[f"eval/{view.name}/avg_at_k/{category}"] = float(np.mean(part))
-        for name in ("majority", "harmonic"):
-            out[f"eval/{name}_at_k"] = float(np.mean([_label_right(g, r, name) for g, r in zip(groups, right, strict=True)]))
+        for part, scores in scored.items():
+            out |= flat_metrics(part, scores, self.settings.seed)
+        return out
+
+    def score(self, policy_version: int, progress: Progress | None = None, record: Record | None = None) -> dict[str, Scores]:
+        """What every problem scored, by part, in the parts' order of problems; parts without problems are left out.
+
+        At most `chunk_problems` problems' responses are held at a time. How many changes nothing but what an engine batches
+        together, and so the last bits of its arithmetic.
+        """
+        total, done = sum(map(len, self.parts.values())), 0
+        out = {}
+        for part, problems in self.parts.items():
+            scored: list[dict[str, FloatArray]] = []
+            for chunk in self._chunks(problems):
+                if progress is not None:
+                    progress(done, total)
+                scored.append(self._score_chunk(part, chunk, policy_version, record))
+                done += len(chunk)
+            if scored:
+                values = {name: np.concatenate([some[name] for some in scored]) for name in scored[0]}
+                out[part] = Scores(values, tuple(p.category for p in problems))
+        if progress is not None:
+            progress(done, total)
         return out
 
     def label_metrics(
@@ -88,7 +133,8 @@ class Evaluator:
         labelled = [(j.group, r) for j, r in zip(known, right, strict=True) if j.consensus.label[0] is not None]
         out = {"consensus/upper_bound": float(np.mean([r.any() for r in right]))}
         if labelled:
-            out["consensus/majority_label_accuracy"] = float(np.mean([_label_right(g, r, "majority", 0) for g, r in labelled]))
+            groups, of_groups = zip(*labelled, strict=True)
+            out["consensus/majority_label_accuracy"] = float(np.mean(labels_right(groups, of_groups, "majority", 0)))
         for prefix, made in chosen.items():
             labels = [(made[i].label[0], r) for i, r in zip(places, right, strict=True)]
             scored = [r[label] for label, r in labels if label is not None]
@@ -96,29 +142,32 @@ class Evaluator:
                 out[f"{prefix}/label_accuracy"] = float(np.mean(scored))
         return out
 
-    def _ask(self, num_samples: int, sampling: Sampling, policy_version: int) -> list[ProblemRollouts]:
-        counts = [num_samples] * len(self.views)
-        seed_parts = (self.settings.seed, "eval")
-        return sample_problems(self.sampler, self.views, counts, self.problems, sampling, policy_version, seed_parts)
+    def _chunks(self, problems: Sequence[Problem]) -> Iterator[Sequence[Problem]]:
+        size = self.settings.chunk_problems
+        return (problems[i : i + size] for i in range(0, len(problems), size))
 
-    def _grade(self, sampled: Sequence[ProblemRollouts]) -> tuple[list[AnswerGroup], list[np.ndarray]]:
-        groups = self.grader.group(sampled)
-        return groups, self._right(groups)
+    def _score_chunk(
+        self, part: str, problems: Sequence[Problem], policy_version: int, record: Record | None
+    ) -> dict[str, FloatArray]:
+        """float[P] by measure of the problems of one chunk."""
+        sampled = self._graded(part, problems, policy_version, greedy=False)
+        greedy = self._graded(part, problems, policy_version, greedy=True)
+        if record is not None:
+            record(sampled)
+            record(greedy)
+        names = [view.name for view in self.views]
+        return score_problems(names, (sampled.groups, sampled.right), (greedy.groups, greedy.right))
 
-    def _right(self, groups: Sequence[AnswerGroup]) -> list[np.ndarray]:
-        """For each group whether each of its clusters is right, bool[C]."""
+    def _graded(self, part: str, problems: Sequence[Problem], policy_version: int, greedy: bool) -> Graded:
+        settings = self.settings
+        num_samples = [1 if greedy else settings.num_samples] * len(self.views)
+        sampling = [replace(s, temperature=0, top_p=1.0) for s in settings.sampling] if greedy else settings.sampling
+        seed_parts = (settings.seed, "eval")
+        rollouts = sample_problems(self.sampler, self.views, num_samples, problems, sampling, policy_version, seed_parts)
+        groups = self.grader.group(rollouts)
+        return Graded(part, greedy, rollouts, groups, self._right(groups))
+
+    def _right(self, groups: Sequence[AnswerGroup]) -> list[BoolArray]:
+        """For each group which of its clusters are right, bool[C]."""
         equal = iter(self.grader.equal([(self.gold[g.problem_id].text, a) for g in groups for a in g.representatives]))
         return [np.array([next(equal) for _ in g.representatives], dtype=bool) for g in groups]
-
-
-def _hits(group: AnswerGroup, right: np.ndarray, v: int) -> np.ndarray:
-    """bool[N]: which samples of view v are right."""
-    ids: IntArray = group.cluster_ids[v, : group.num_samples[v]]
-    return np.append(right, False)[ids]
-
-
-def _label_right(group: AnswerGroup, right: np.ndarray, selector: str, v: int | None = None) -> bool:
-    """Whether a selector's label (over all views, or over view v alone) is right; an abstention is not."""
-    columns = slice(None) if v is None else slice(v, v + 1)
-    label = select(selector, group.counts()[:, columns], group.num_samples[columns]).label[0]
-    return label is not None and bool(right[label])

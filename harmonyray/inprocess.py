@@ -1,34 +1,41 @@
-"""The whole system in one process, for `pdb` and small machines: one engine shared by all views, one learner, no ray."""
+"""The whole system in one process, for `pdb` and small machines: one engine for each model, one learner, no ray."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError
+from harmonyray.protocols import UNTRAINED
 from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
 
 class InProcessRuntime:
-    """Has the interface of the actors' runtime; `learner` is None where nothing is trained."""
+    """Has the interface of the actors' runtime. `engine` has the trained model, `others` those with models of their own, by
+    view; `learner` is None where nothing is trained."""
 
-    def __init__(self, engine: Any, learner: Any | None) -> None:
-        self.engine, self.learner = engine, learner
+    def __init__(self, engine: Any, learner: Any | None, others: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.engine, self.others, self.learner = engine, others, learner
 
     @property
     def policy_version(self) -> int:
         return self.learner.policy_version if self.learner else self.engine.policy_version
 
     def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
-        return {view: self.engine.count_tokens(asked) for view, asked in prompts.items()}
+        return {view: self.others.get(view, self.engine).count_tokens(asked) for view, asked in prompts.items()}
 
     def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
     ) -> dict[str, list[tuple[Rollout, ...]]]:
-        return {view: self.engine.sample(asked, sampling, policy_version) for view, asked in requests.items()}
+        out = {}
+        for view, asked in requests.items():
+            engine, version = (self.others[view], UNTRAINED) if view in self.others else (self.engine, policy_version)
+            out[view] = engine.sample(asked, sampling[view], version)
+        return out
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         assert self.learner is not None

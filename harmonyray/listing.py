@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
+import textwrap
+from pathlib import Path
 from typing import Any
 
-from harmonyray.config import config_dirs
+from pydantic_core import to_jsonable_python
+
+from harmonyray.config_files import config_layers, config_names
 from harmonyray.errors import ConfigError
 from harmonyray.registry import BUILT_IN, nearest, resolve
 
+MISSING = "???"  # OmegaConf's sign for a value that somebody else must give
+
+HEADINGS = {  # of the roles, in the order in which they are shown; plug-ins have none
+    None: "",
+    "experiment": "Experiments, for `harmonyray train NAME`:",
+    "piece": "\nPieces, for the `extends: [...]` of an experiment:",
+    "broken": "\nFiles that cannot be used:",
+}
+
 
 def describe(kind: str) -> dict[str, Any]:
-    """`{name: {"summary": ..., "options": {option: default}}}` of a kind of plug-in, or of "configs".
+    """`{name: {"summary": ..., "options": {option: default}, "shown": {option: text}}}` of a kind of plug-in, or of "configs".
 
-    Raises ConfigError for an unknown kind.
+    A default is a plain value, MISSING where one must be given; `shown` is how people see it. A config has `"role"` too: "experiment" can be run as it stands, "piece" is for the `extends` of others, and "broken" says in
+    its summary what is wrong. Raises ConfigError for an unknown kind.
     """
     if kind == "configs":
-        paths = {p.stem: p for d in reversed(config_dirs()) for p in sorted(d.glob("*.yaml"))}
-        return {name: {"summary": _comment(paths[name].read_text()), "options": {}} for name in sorted(paths)}
+        return {name: _config_entry(path) for name, path in sorted(config_names().items())}
     if kind not in BUILT_IN:
         raise ConfigError(f"nothing called {kind!r} can be listed: {nearest(kind, [*BUILT_IN, 'configs'])}")
     out = {}
     for name in sorted(BUILT_IN[kind]):
         cls = resolve(kind, name)
-        options = {key: _default(field) for key, field in cls.Options.model_fields.items()}
-        out[name] = {"summary": _summary(cls), "options": options}
+        fields = cls.Options.model_fields
+        options, shown = ({key: of(field) for key, field in fields.items()} for of in (_value, _shown))
+        out[name] = {"summary": _summary(cls), "options": options, "shown": shown}
     return out
 
 
 def format_listing(listing: dict[str, Any]) -> str:
-    """A few lines for each name: what it is, then its options with their defaults."""
+    """A few lines for each name: what it is, then its options with their defaults; configs by their role."""
     lines = []
-    for name, entry in listing.items():
-        lines.append(f"{name}: {entry['summary']}")
-        lines += [f"    {key}: {default}" for key, default in entry["options"].items()]
+    for role, heading in HEADINGS.items():
+        entries = {name: entry for name, entry in listing.items() if entry.get("role") == role}
+        lines += [heading] if heading and entries else []
+        for name, entry in entries.items():
+            lines.append(f"{name}: {entry['summary']}")
+            lines += [f"    {key}: {default}" for key, default in entry.get("shown", {}).items()]
     return "\n".join(lines)
 
 
-def _default(field: Any) -> str:
+def _value(field: Any) -> Any:
+    return MISSING if field.is_required() else to_jsonable_python(field.get_default(call_default_factory=True))
+
+
+def _shown(field: Any) -> str:
+    """The default and the description; a default of several lines stands below, indented."""
+    comment = f"   # {field.description}" if field.description else ""
     if field.is_required():
-        return "(required)"
+        return f"(required){comment}"
     value = field.get_default(call_default_factory=True)
-    return str(value.type if hasattr(value, "type") else value) + (f"   # {field.description}" if field.description else "")
+    text = str(value.type if hasattr(value, "type") else value)
+    if "\n" in text.strip():
+        return f"|{comment}\n" + textwrap.indent(text.strip(), " " * 8)
+    return (text if text and text == text.strip() else repr(text)) + comment
 
 
 def _summary(cls: type[Any]) -> str:
@@ -50,6 +76,12 @@ def _summary(cls: type[Any]) -> str:
     return " ".join(doc.split("\n\n")[0].split())
 
 
-def _comment(text: str) -> str:
-    first = text.splitlines()[0] if text else ""
-    return first.lstrip("# ").strip()
+def _config_entry(path: Path) -> dict[str, Any]:
+    """What a config file is; an experiment is one whose layers give it a name."""
+    try:
+        named = any(layer.get("name", MISSING) != MISSING for layer in config_layers(path))
+    except ConfigError as e:
+        return {"summary": str(e), "options": {}, "role": "broken"}
+    first = path.read_text().partition("\n")[0]
+    summary = first.lstrip("# ").strip() if first.startswith("#") else ""
+    return {"summary": summary, "options": {}, "role": "experiment" if named else "piece"}

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from harmonyray.algos.batching import make_batch
+from harmonyray.algos.batching import Trainable, make_batch
 from harmonyray.algos.diagnostics import consensus_metrics
 from harmonyray.evaluate import Evaluator
 from harmonyray.ledger import StepLedger, take_ledger
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Advantage, Grader, Learner, Method, Sampler, Tracker, View
 from harmonyray.rollouts import sample_problems
-from harmonyray.types import Judgement, ProblemRollouts, Sampling
+from harmonyray.types import AnswerGroup, Judgement, ProblemRollouts, Sampling
 
 
 class Runtime(Sampler, Learner, Protocol):
@@ -34,14 +34,17 @@ class Runtime(Sampler, Learner, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything the loop turns."""
+    """Everything the loop turns. `num_samples`, `sampling` and `trained` [V] belong to the views; a view that is not trained
+    votes only. `audit` looks at a step's views before the method judges, and returns metrics."""
 
     schedule: ProblemSchedule
     views: Sequence[View]
     num_samples: Sequence[int]
-    sampling: Sampling
+    sampling: Sequence[Sampling]
+    trained: Sequence[bool]
     runtime: Runtime
     grader: Grader
+    audit: Callable[[Sequence[ProblemRollouts], Sequence[AnswerGroup]], Mapping[str, float]]
     method: Method
     advantage: Advantage
     evaluator: Evaluator
@@ -73,10 +76,12 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 )
             with clock("grade"):
                 groups = p.grader.group(rollouts)
+                audit = p.audit(rollouts, groups)
                 judgements = p.method.judge(groups, step)
             ledger = take_ledger(step, judgements)
-            row = step_metrics(p, rollouts, judgements, ledger)
-            batch = make_batch(rollouts, judgements, p.advantage, p.sampling.temperature)
+            row = {**step_metrics(p, rollouts, judgements, ledger), **audit}
+            views = [Trainable(s.temperature, trained) for s, trained in zip(p.sampling, p.trained, strict=True)]
+            batch = make_batch(rollouts, judgements, p.advantage, views)
             if batch is not None:
                 with clock("learn"):
                     report = p.runtime.update(batch, step)
@@ -112,6 +117,9 @@ def step_metrics(
         row[f"reward/{view.name}/mean"] = float(np.nanmean([j.rewards[v] for j in judgements]))
         row[f"rollout/{view.name}/length"] = float(np.mean([len(s.token_ids) for s in samples]))
         row[f"rollout/{view.name}/truncated"] = float(np.mean([s.finish_reason == "length" for s in samples]))
+        drafts = {id(s.draft): len(s.draft.token_ids) for s in samples if s.draft is not None}
+        if drafts:
+            row[f"rollout/{view.name}/draft_length"] = float(np.mean(list(drafts.values())))
         row[f"rollout/{view.name}/answered"] = float(np.mean([g.cluster_ids[v, : g.num_samples[v]] >= 0 for g in groups]))
     return row
 

@@ -22,6 +22,9 @@ from harmonyray.types import (
     UpdateReport,
 )
 
+UNTRAINED = 0
+"""The policy version of a model as it was loaded; one that is not trained keeps it."""
+
 
 class View(Protocol):
     """Renders prompts and parses responses; never calls a model."""
@@ -31,6 +34,23 @@ class View(Protocol):
     def render(self, problem: Problem) -> Prompt: ...
 
     def parse(self, problem: Problem, response: str) -> ParsedResponse: ...
+
+
+@runtime_checkable
+class StagedView(View, Protocol):
+    """A view that asks twice: `render` asks for a draft (a rewording, say), `follow_up` asks for an answer by way of it.
+
+    Every draft leads to `samples_per_draft` responses. `draft_sampling` says how drafts are sampled, given how responses are.
+    Optional: a view without these is asked once.
+    """
+
+    samples_per_draft: int
+
+    def draft_sampling(self, sampling: Sampling) -> Sampling: ...
+
+    def follow_up(self, problem: Problem, draft: str) -> Prompt: ...
+
+    def parse_staged(self, problem: Problem, draft: str, response: str) -> ParsedResponse: ...
 
 
 class Selector(Protocol):
@@ -72,6 +92,14 @@ class FittedSelector(Stateful, Protocol):
     def fit(self, counts: Sequence[Any], num_samples: Any, *, step: int = 0) -> None: ...
 
 
+@runtime_checkable
+class WeighsViews(Protocol):
+    """A selector, or a method that votes with one, whose views' weights can be multiplied by `factors` float[V] from step to
+    step. Optional."""
+
+    def weigh_views(self, factors: FloatArray) -> None: ...
+
+
 class Method(Protocol):
     """Answer groups to rewards."""
 
@@ -106,12 +134,12 @@ class Engine(Protocol):
 
 
 class Sampler(Protocol):
-    """All engines of all views behind one call."""
+    """All engines of all views behind one call. `sampling` has an entry for every view that is asked."""
 
     def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]: ...
 
     def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
     ) -> dict[str, list[tuple[Rollout, ...]]]: ...
 
 

@@ -19,11 +19,16 @@ from harmonyray.errors import ConfigError
 BUILT_IN: dict[str, dict[str, str]] = {
     "problems": {
         "file": "harmonyray.problems.file:FileSource",
+        "hub": "harmonyray.problems.hub:HubSource",
         "quickstart": "harmonyray.problems.quickstart:QuickstartSource",
     },
     "views": {
         "solver": "harmonyray.views.solver:Solver",
         "reframer": "harmonyray.views.reframer:Reframer",
+        "staged_reframer": "harmonyray.views.reframer:StagedReframer",
+        "static": "harmonyray.views.solver:Static",
+        "persona": "harmonyray.views.solver:Persona",
+        "prompt": "harmonyray.views.solver:PromptView",
     },
     "selectors": {
         "harmonic": "harmonyray.selectors.means:Harmonic",
@@ -61,7 +66,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "advantages": {"grpo": "harmonyray.algos.advantages:Grpo"},
     "losses": {"ppo_clip": "harmonyray.algos.losses:PpoClip"},
     "graders": {"answers": "harmonyray.answers.grader:AnswerGrader"},
-    "engines": {"hf": "harmonyray.engines.hf:HfEngine"},
+    "engines": {"hf": "harmonyray.engines.hf:HfEngine", "vllm": "harmonyray.engines.vllm:VllmEngine"},
     "learners": {"torch": "harmonyray.learners.torch:TorchLearner"},
 }
 

@@ -1,4 +1,4 @@
-"""The life of a run: its directory, start or resume, the loop, the end. What `train` and `eval` of the command line do."""
+"""The life of a run: its directory, start or resume, the loop, the end. What `train` of the command line does."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from harmonyray import build
 from harmonyray.checkpoint import replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
-from harmonyray.engines.paths import BUILT_IN_MODELS
-from harmonyray.errors import ConfigError
 from harmonyray.loop import Parts, train
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
-from harmonyray.registry import BUILT_IN
 from harmonyray.rundir import Start, flat, open_run, write_text
 from harmonyray.tracking import MlflowRun, RunTracker, read_metrics
-from harmonyray.types import GoldAnswer, Problem, Sampling
+from harmonyray.types import GoldAnswer, Problem
+from harmonyray.views.same import same_prompts
 
 Gold = Mapping[str, GoldAnswer]
 
@@ -40,7 +38,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     _check_model(config)
     with open_run(config, run_dir, resume) as start:
         reporter.start(config, start.run_dir, start.first_step, len(problems))
-        uri, artifacts = _tracking_place(config, start.run_dir)
+        uri, artifacts = tracking_place(config, start.run_dir)
         mlflow = MlflowRun(uri, artifacts, config.tracking.experiment, start.run_dir.name, start.state.get("mlflow_run_id"))
         status = "FAILED"
         try:
@@ -78,12 +76,14 @@ def _train(
         runtime.sync()  # from the first token on, every engine holds the learner's weights and has acknowledged them
         problems, skipped = build.skip_long_prompts(config, problems, views, runtime)
         reporter.skipped(skipped, config.rollout.max_prompt_tokens)
+        reporter.same_prompts(same_prompts(views, problems))
+        parts = build.split_parts(config, problems)
         run_id = mlflow.run_id
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
         start.record(mlflow_run_id=run_id)
         mlflow.log_artifacts(start.run_dir / "config.yaml")
-        evaluator = build.make_evaluator(config, problems, gold, views, runtime, grader)
+        evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
         before = start.state.get("eval_before")
         if before is None:
             before = evaluator.evaluate(runtime.policy_version)
@@ -98,13 +98,15 @@ def _train(
             learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
             start.store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before, **learned})
 
-        parts = Parts(
-            schedule=ProblemSchedule(problems, config.rollout.problems_per_step, config.seed),
+        turned = Parts(
+            schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
             views=views,
             num_samples=[v.num_samples for v in config.views.values()],
-            sampling=Sampling(config.rollout.max_response_tokens, config.rollout.temperature),
+            sampling=build.make_sampling(config),
+            trained=[v.model is None for v in config.views.values()],
             runtime=runtime,
             grader=grader,
+            audit=build.make_audit(config, method, reporter.degenerate),
             method=method,
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,
@@ -116,34 +118,10 @@ def _train(
             checkpoint_every=config.checkpoint.every,
         )
         with _graceful_interrupt(reporter) as stop_asked:
-            last = train(parts, start.first_step, stop_asked)
+            last = train(turned, start.first_step, stop_asked)
         if last == config.steps:
             replace_directory(start.run_dir / "model", runtime.save_model)
         return last, before
-
-
-def run_evaluation(config: Config, view: str | None) -> dict[str, Any]:
-    """Evaluates `config.model` on `config.problems` and returns the JSON object of `harmonyray eval`.
-
-    `view` is whose `avg_at_k`, `pass_at_k` and `greedy` stand at the top level (the first view without it).
-    """
-    begun = time.perf_counter()
-    problems, gold = build.load_problems(config)
-    if not gold:
-        raise ConfigError(
-            "evaluation needs gold answers, and this problem source has none: name its answer column (problems.answer_column)"
-        )
-    views = build.make_views(config)
-    _check_model(config)
-    with build.open_runtime(config, views, learn=False) as (runtime, grader):
-        problems, skipped = build.skip_long_prompts(config, problems, views, runtime)
-        evaluator = build.make_evaluator(config, problems, gold, views, runtime, grader)
-        metrics = evaluator.evaluate(runtime.policy_version)
-    chosen = view or next(iter(config.views))
-    out: dict[str, Any] = {key: metrics[f"eval/{chosen}/{key}"] for key in ("avg_at_k", "pass_at_k", "greedy")}
-    out |= {key: metrics[f"eval/{key}"] for key in ("majority_at_k", "harmonic_at_k")}
-    out |= {"num_problems": len(evaluator.problems), "num_skipped": len(skipped), "view": chosen}
-    return out | {"metrics": metrics, "wall_seconds": time.perf_counter() - begun}
 
 
 def _check_model(config: Config) -> None:
@@ -152,7 +130,8 @@ def _check_model(config: Config) -> None:
     model_path(config.model.path)
 
 
-def _tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
+def tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
+    """The MLflow store of what a directory holds: URI, and where artifacts go if that is ours to say."""
     uri = config.tracking.uri
     if uri is not None:  # a server keeps artifacts itself; beside a database file they stay with it
         return uri, Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
@@ -162,7 +141,7 @@ def _tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
 
 def _summary(run_dir: Path, run_id: str, steps: int, before: Mapping[str, float], seconds: float) -> dict[str, Any]:
     rows = read_metrics(run_dir)
-    after = {k: v for k, v in rows[-1].items() if k.startswith("eval/")} if rows else {}
+    after = {k: v for k, v in rows[-1].items() if k.startswith(("eval/", "holdout/"))} if rows else {}
     labels = [r["consensus/label_accuracy"] for r in rows[-LABEL_WINDOW:] if "consensus/label_accuracy" in r]
     return {
         "run_dir": str(run_dir.resolve()),
@@ -197,27 +176,3 @@ def _graceful_interrupt(reporter: Reporter) -> Iterator[Any]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def find_eval_config(model: str, config: str | None) -> str:
-    """The config an evaluation takes views and sampling from: the one given, the model's own run's or its own, else base."""
-    if config is not None:
-        return config
-    if model in BUILT_IN_MODELS and not Path(model).exists():
-        return model
-    beside = Path(model).parent / "config.yaml"
-    return str(beside) if Path(model).is_dir() and beside.is_file() else "base"
-
-
-def evaluation_overrides(model: str, problems: str, samples: int | None) -> list[str]:
-    """The command line's model, problems and samples as config overrides.
-
-    A file is taken whole and with its own answers: `limit` and `gold_path` of the config belong to the config's own file.
-    """
-    is_source = problems in BUILT_IN["problems"] or (":" in problems and not Path(problems).exists())
-    out = ["name=eval", "steps=1", f"model.path={json.dumps(model)}"]
-    if is_source:
-        out.append(f"problems.type={json.dumps(problems)}")
-    else:
-        out += ["problems.type=file", f"problems.path={json.dumps(problems)}", "problems.limit=null", "problems.gold_path=null"]
-    return out + ([] if samples is None else [f"eval.num_samples={samples}"])

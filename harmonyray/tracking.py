@@ -17,6 +17,7 @@ from harmonyray.types import Judgement, ProblemRollouts
 
 MLFLOW_PARAM_CHARS = 500
 MLFLOW_BATCH = 100  # parameters one request may hold
+MLFLOW_METRICS = 1000  # the most that one call may bring
 
 
 class RunTracker:
@@ -95,6 +96,7 @@ def write_rollouts(
                         "label": None if label is None else group.representatives[label],
                         "reward": float(judged.rewards[v, n]),
                         "missing": read.missing,
+                        "draft": None if rollout.draft is None else rollout.draft.text,
                         "rewritten": read.rewritten,
                         "strategy": read.strategy,
                         "num_tokens": len(rollout.token_ids),
@@ -151,7 +153,8 @@ class MlflowRun:
             from mlflow.entities import Metric
 
             batch = [Metric(key, float(value), now, step) for key, value in row.items() if key != "step"]
-            self._client.log_batch(self.run_id, metrics=batch)
+            for i in range(0, len(batch), MLFLOW_METRICS):
+                self._client.log_batch(self.run_id, metrics=batch[i : i + MLFLOW_METRICS])
 
         self._queue(write)
 

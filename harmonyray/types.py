@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,15 @@ BoolArray = NDArray[np.bool_]
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A question without its answer. `kind` tells the extraction what an answer looks like: math, number or choice;
-    `category` (a level, a subject) is what evaluations are broken down by, empty for none."""
+    `category` (a level, a subject) is what evaluations are broken down by, empty for none; `rewordings` are other wordings of
+    the question that came with the data, by the name of their column."""
 
     id: str
     text: str
     kind: str = "math"
     choices: tuple[str, ...] = ()
     category: str = ""
+    rewordings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +42,29 @@ class GoldAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a view asks an engine: plain `text`, or chat `messages` for the tokenizer's template (exactly one of them)."""
+    """What a view asks an engine: plain `text`, or chat `messages` for the tokenizer's template (exactly one of them).
+
+    `template_options` are passed on to the chat template (`enable_thinking`, for one). `response_prefix` is how the response
+    begins: the engine generates what follows, and a rollout's text does not repeat it.
+    """
 
     problem_id: str
     view: str
     text: str | None = None
     messages: tuple[Mapping[str, str], ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    response_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. `temperature` 0 is greedy. `top_p` 1 keeps the whole distribution (training needs that)."""
+    """How to sample. `temperature` 0 is greedy. `top_p` 1 keeps the whole distribution (training needs that). A response ends
+    before the first of the texts in `stop`, whose tokens still belong to the rollout."""
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,8 @@ class Rollout:
 
     `prompt_ids` int[T_prompt] and `token_ids` int[T] are tokens (`token_ids` includes the stop token when one was
     sampled), `logprobs` float32[T] the log-probability (nats) of each sampled token under the engine's policy at the
-    sampling temperature. `finish_reason` is "stop" or "length".
+    sampling temperature. `finish_reason` is "stop" or "length". `draft` is the rollout whose text `prompt` was made from, in a
+    view that asks twice (see `protocols.StagedView`); several rollouts may share one.
     """
 
     prompt: Prompt
@@ -80,6 +92,7 @@ class Rollout:
     text: str
     finish_reason: str
     policy_version: int
+    draft: Rollout | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +174,8 @@ class Batch:
 
     `token_ids` int[B, T] prompt and response; `lengths` int[B] tokens in use; `response_mask` bool[B, T] true on response
     tokens; `old_logprobs` float32[B, T] the engine's, 0 outside the mask; `advantages` float32[B, T], 0 outside the mask;
-    `view` int[B]. `temperature` is the one the rows were sampled at.
+    `part` int[B]: the part of the loss a row belongs to, which is averaged on its own (a view's responses, a view's drafts).
+    `temperatures` float32[B] are those the rows were sampled at.
     """
 
     token_ids: IntArray
@@ -169,8 +183,8 @@ class Batch:
     response_mask: BoolArray
     old_logprobs: Float32Array
     advantages: Float32Array
-    view: IntArray
-    temperature: float = 1.0
+    part: IntArray
+    temperatures: Float32Array
 
     @property
     def num_rows(self) -> int:

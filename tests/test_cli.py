@@ -37,6 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     write_rows(folder / "all-long.jsonl", [{"id": "L", "question": "1-" * 400, "answer": "0"}])
     write_rows(folder / "twice.jsonl", [good[0], good[0]])
     write_rows(folder / "no-gold.jsonl", [{"id": r["id"], "question": r["question"]} for r in good])
+    write_rows(folder / "half-gold.jsonl", [good[0], {"id": "b", "question": "63-28"}])
     (folder / "empty.jsonl").write_text("")
     (folder / "broken.jsonl").write_text('{"id": "a", "question": "1-1", "answer": "0"}\n{"id": "b", ')
     (folder / "latin.jsonl").write_bytes(b'{"id": "a", "question": "\xff\xfe", "answer": "0"}\n')
@@ -103,7 +104,12 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["eval", "--model", "quickstart", "--problems", "quickstrat"], r"quickstrat"),
     (["eval", "--model", "quickstart", "--problems", "no-gold.jsonl"], r"evaluation needs gold answers"),
     (["eval", "--model", "quickstart", "--problems", "good.jsonl", "--samples", "0"], r"'eval\.num_samples'.*greater than 0"),
-    (["eval", "--model", "quickstart", "--problems", "good.jsonl", "--view", "x"], r"'x' is not a view .*: solver, reframer"),
+    (["eval", "--model", "quickstart", "--problems", "good.jsonl", "--view", "x"], r"'x' is not a view .*: reframer, solver"),
+    (["eval", "--model", "quickstart", "--problems", "good.jsonl", "--view", "slover"], r"'slover' .* did you mean 'solver'"),
+    (["eval", "--model", "quickstart", "--problems", "half-gold.jsonl"], r"1 of 2 problems have none.*add the missing ones"),
+    (["eval", "--model", "quickstart", "--problems", "good.jsonl", "--out", "not-empty"], r"'not-empty' .* is not empty"),
+    (["eval", "--model", "quickstart", "--problems", "good.jsonl", "--out", "notes.txt"], r"'notes\.txt' cannot be made"),
+    (["eval", "--model", "quickstart", "--problems", "good.jsonl", "eval.chunk_problems=0"], r"'eval\.chunk_problems'"),
     (["eval", "--model", "quickstart", "--problems", "mod.ule:Source"], r"no module 'mod' can be imported"),
     # lists
     (["list", "selector"], r"nothing called 'selector' can be listed: did you mean 'selectors'"),

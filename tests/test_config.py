@@ -12,11 +12,15 @@ from omegaconf import OmegaConf
 
 from harmonyray import config as config_module
 from harmonyray.config import Config, load_config
+from harmonyray.config_files import config_layers
 from harmonyray.errors import ConfigError
+from harmonyray.listing import describe
 from harmonyray.registry import BUILT_IN
 
 CONFIGS = Path(config_module.__file__).parent.parent / "configs"
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = {p.relative_to(CONFIGS).with_suffix("").as_posix(): p for p in sorted(CONFIGS.rglob("*.yaml"))}
+LISTED = describe("configs")
+EXPERIMENTS = [name for name in FILES if LISTED[name]["role"] == "experiment"]
 
 
 def write(path: Path, text: str) -> str:
@@ -28,19 +32,28 @@ def write(path: Path, text: str) -> str:
 
 
 def test_there_are_configs() -> None:
-    assert {"base", "quickstart"} <= {p.stem for p in FILES}
+    assert {"quickstart", "paper/self_harmony-qwen3-4b-base-math500"} <= set(EXPERIMENTS)
+    assert {"base", "methods/self_harmony", "models/qwen3-4b-base", "problems/math500"} <= set(FILES) - set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.stem != "base"], ids=lambda p: p.stem)
-def test_a_shipped_config_parses_by_name_and_is_named_after_its_file(path: Path) -> None:
-    config = load_config(path.stem)
-    assert config.name == path.stem
-    assert config == load_config(str(path))
+def test_every_file_is_an_experiment_or_in_a_folder_of_pieces() -> None:
+    folders = {"base", "methods", "models", "problems"}
+    assert {name.partition("/")[0] for name in FILES if LISTED[name]["role"] == "piece"} == folders
+    assert not [name for name in EXPERIMENTS if name.partition("/")[0] in folders]
+    assert not [name for name, entry in LISTED.items() if entry["role"] == "broken"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_shipped_config_says_in_its_first_line_what_it_is(path: Path) -> None:
-    assert path.read_text().startswith("# ")
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_shipped_config_parses_by_name_and_is_named_after_its_file(name: str) -> None:
+    config = load_config(name)
+    assert config.name == FILES[name].stem
+    assert config == load_config(str(FILES[name])) == load_config(FILES[name].stem)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_shipped_config_says_in_its_first_line_what_it_is(name: str) -> None:
+    assert FILES[name].read_text().startswith("# ")
+    assert LISTED[name]["summary"]
 
 
 def leaves(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -59,9 +72,9 @@ def repeated(layers: list[dict[str, Any]]) -> list[str]:
     return [".".join(key) for key, value in leaves(layers[-1]).items() if key in inherited and inherited[key] == value]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.stem != "base"], ids=lambda p: p.stem)
-def test_a_shipped_config_states_only_what_differs(path: Path) -> None:
-    layers = config_module._layers(path)
+@pytest.mark.parametrize("name", [name for name in FILES if name != "base"])
+def test_a_shipped_config_states_only_what_differs(name: str) -> None:
+    layers = config_layers(FILES[name])
     assert len(layers) >= 2
     assert repeated(layers) == []
 
@@ -69,7 +82,7 @@ def test_a_shipped_config_states_only_what_differs(path: Path) -> None:
 def test_the_check_for_repeated_keys_finds_one(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     write(path, "extends: quickstart\nname: mine\nrollout: {problems_per_step: 16}\nseed: 1\n")
-    assert repeated(config_module._layers(path)) == ["rollout.problems_per_step"]
+    assert repeated(config_layers(path)) == ["rollout.problems_per_step"]
 
 
 # --- layers ---------------------------------------------------------------------------------------------------------------
@@ -125,6 +138,14 @@ def test_overrides_win_and_later_ones_over_earlier() -> None:
     assert (config.views["solver"].num_samples, config.views["reframer"].num_samples) == (4, 16)
 
 
+def test_a_group_or_a_place_set_to_null_is_gone() -> None:
+    config = load_config("quickstart-views", ["placement.share.all=null"])
+    assert config.placement.share == {}
+    placed = ["placement.views.reframer.replicas=2", "placement.views.solver.replicas=3"]
+    config = load_config("quickstart", [*placed, "placement.views.reframer=null"])
+    assert [config.placement.for_group(v).replicas for v in ("solver", "reframer")] == [3, 1]
+
+
 def test_a_view_set_to_null_is_gone() -> None:
     config = load_config("quickstart", ["views.reframer=null", "method.type=majority_vote"])
     assert list(config.views) == ["solver"]
@@ -176,7 +197,7 @@ def test_num_samples_survives_a_view_of_another_type() -> None:
 # --- there and back -------------------------------------------------------------------------------------------------------
 
 ROUND_TRIPS: list[tuple[str, list[str]]] = [
-    *((p.stem, []) for p in FILES if p.stem != "base"),
+    *((name, []) for name in EXPERIMENTS),
     ("quickstart", ["method.selector={type: schedule, first: majority, num_steps: 2, then: {type: bootstrap, of: harmonic}}"]),
     ("quickstart", ["problems={type: file, path: 'a b.jsonl', limit: null}", "tracking.uri=sqlite:///x.db"]),
     ("quickstart", ["placement.views.solver={num_cpus: 2}", "views.solver.chat=true"]),

@@ -2,89 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from eval_helpers import ByText, Echo, Script
 
 from harmonyray.answers.grader import AnswerGrader
 from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.rollouts import sample_problems
 from harmonyray.types import (
-    AnswerGroup,
     Consensus,
     GoldAnswer,
     Judgement,
-    ParsedResponse,
     Problem,
-    ProblemRollouts,
-    Prompt,
-    Rollout,
-    SampleRequest,
     Sampling,
 )
 from harmonyray.views.solver import Solver
-
-
-class Echo:
-    """A view that reads the whole response as the answer; "-" is none."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def render(self, problem: Problem) -> Prompt:
-        return Prompt(problem.id, self.name, text=f"{self.name}: {problem.text}")
-
-    def parse(self, problem: Problem, response: str) -> ParsedResponse:
-        return ParsedResponse(None if response == "-" else response)
-
-
-class Script:
-    """A sampler that says what is written for (problem, view): sampled answers, and one for temperature 0."""
-
-    def __init__(self, lines: Mapping[tuple[str, str], tuple[str, str]]) -> None:
-        self.lines, self.asked = lines, list[tuple[SampleRequest, Sampling, int]]()
-
-    def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
-        raise AssertionError("an evaluation counts no tokens")
-
-    def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Sampling, policy_version: int
-    ) -> dict[str, list[tuple[Rollout, ...]]]:
-        out: dict[str, list[tuple[Rollout, ...]]] = {}
-        for view, asked in requests.items():
-            self.asked += [(r, sampling, policy_version) for r in asked]
-            out[view] = [self._one(view, r, sampling, policy_version) for r in asked]
-        return out
-
-    def _one(self, view: str, r: SampleRequest, sampling: Sampling, version: int) -> tuple[Rollout, ...]:
-        sampled, greedy = self.lines[r.prompt.problem_id, view]
-        texts = greedy.split() if sampling.temperature == 0 else sampled.split()
-        assert len(texts) == len(r.seeds)
-        none = np.zeros(0)
-        return tuple(Rollout(r.prompt, none, none, none, text, "stop", version) for text in texts)  # type: ignore[arg-type]
-
-
-class ByText:
-    """A grader for which texts are the same answer, and "one" is 1."""
-
-    def __init__(self, views: Sequence[Echo]) -> None:
-        self.views, self.compared = views, list[tuple[str, str]]()
-
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
-        return [self._one(item) for item in rollouts]
-
-    def _one(self, item: ProblemRollouts) -> AnswerGroup:
-        read = tuple(tuple(v.parse(item.problem, s.text) for s in row) for v, row in zip(self.views, item.rollouts, strict=True))
-        answers = list(dict.fromkeys(r.answer for row in read for r in row if r.answer is not None))
-        ids = np.array([[-1 if r.answer is None else answers.index(r.answer) for r in row] for row in read])
-        return AnswerGroup(item.problem.id, ids, np.array([len(row) for row in read]), tuple(answers), read)
-
-    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        self.compared += pairs
-        same = {"one": "1"}
-        return [same.get(a, a) == same.get(b, b) for a, b in pairs]
-
 
 SIX = Sampling(max_tokens=16, temperature=0.8, top_p=0.95)
 PROBLEMS = [Problem("a", "1?", category="easy"), Problem("b", "7?", category="hard"), Problem("c", "no gold")]
@@ -102,9 +36,11 @@ LINES = {
 def make(lines: Mapping[tuple[str, str], tuple[str, str]] = LINES, k: int = 6, seed: int = 0) -> tuple[Evaluator, Script, ByText]:
     views = [Echo("solver"), Echo("reframer")]
     script, grader = Script(lines), ByText(views)
-    return Evaluator(PROBLEMS, GOLD, views, script, grader, EvalSettings(k, SIX, seed)), script, grader
+    evaluator = Evaluator({"eval": PROBLEMS}, GOLD, views, script, grader, EvalSettings(k, [SIX, SIX], seed))
+    return evaluator, script, grader
 
 
+PASS = {1: 2 / 6, 2: 1 - (4 / 6) * (3 / 5), 4: 1 - (4 * 3 * 2 * 1) / (6 * 5 * 4 * 3), 6: 1}  # of a: two right samples of six
 EXPECTED = {
     "eval/solver/avg_at_k": (2 / 6 + 0) / 2,
     "eval/solver/pass_at_k": 1 / 2,
@@ -120,12 +56,45 @@ EXPECTED = {
     "eval/reframer/avg_at_k/hard": 0,
     "eval/majority_at_k": 0,  # "2" and "8"
     "eval/harmonic_at_k": 1 / 2,  # "1"; b abstains, which is not right
+    **{f"eval/{view}/pass_at_{j}": share / 2 for view in ("solver", "reframer") for j, share in PASS.items()},
+    # Each category is one problem.
+    "eval/solver/pass_at_k/easy": 1,
+    "eval/solver/pass_at_k/hard": 0,
+    "eval/solver/majority_at_k/easy": 1,
+    "eval/solver/majority_at_k/hard": 0,
+    "eval/solver/greedy/easy": 1,
+    "eval/solver/greedy/hard": 0,
+    "eval/reframer/pass_at_k/easy": 1,
+    "eval/reframer/pass_at_k/hard": 0,
+    "eval/reframer/majority_at_k/easy": 0,
+    "eval/reframer/majority_at_k/hard": 0,
+    "eval/reframer/greedy/easy": 0,
+    "eval/reframer/greedy/hard": 1,
+    "eval/majority_at_k/easy": 0,
+    "eval/majority_at_k/hard": 0,
+    "eval/harmonic_at_k/easy": 1,
+    "eval/harmonic_at_k/hard": 0,
+    "eval/num_problems": 2,
+    "eval/num_problems/easy": 1,
+    "eval/num_problems/hard": 1,
 }
+
+
+def shares(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The means, without intervals and counts."""
+    return {k: v for k, v in metrics.items() if "num_problems" not in k and not k.endswith(("_low", "_high"))}
 
 
 def test_every_number_by_hand() -> None:
     evaluator, _, _ = make()
-    assert evaluator.evaluate(policy_version=3) == {k: pytest.approx(v) for k, v in EXPECTED.items()}
+    got = evaluator.evaluate(policy_version=3)
+    ends = {k for k in got if k.endswith(("_low", "_high"))}
+    assert {k: v for k, v in got.items() if k not in ends} == {k: pytest.approx(v) for k, v in EXPECTED.items()}
+    measures = {k for k in shares(got) if not k.endswith(("/easy", "/hard"))}
+    assert ends == {f"{k}_{end}" for k in measures for end in ("low", "high")}
+    for name in measures:  # of two problems, four resamples: both ends are reached where the two differ
+        values = (got[f"{name}_low"], got[f"{name}_high"])
+        assert values == pytest.approx((0, 2 * got[name])), name
 
 
 def test_one_sample_a_view() -> None:
@@ -143,12 +112,12 @@ def test_one_sample_a_view() -> None:
 
 def test_nobody_answers() -> None:
     silent = dict.fromkeys(LINES, ("- - - - - -", "-"))
-    assert set(make(silent)[0].evaluate(0).values()) == {0.0}
+    assert set(shares(make(silent)[0].evaluate(0)).values()) == {0.0}
 
 
 def test_all_right() -> None:
     right = {(p, v): (" ".join(["1" if p == "a" else "7"] * 6), "1" if p == "a" else "7") for p, v in LINES}
-    assert set(make(right)[0].evaluate(0).values()) == {1.0}
+    assert set(shares(make(right)[0].evaluate(0)).values()) == {1.0}
 
 
 def test_what_is_asked() -> None:
@@ -184,7 +153,7 @@ def test_training_and_evaluation_never_draw_alike() -> None:
     held = {seed for r, _, _ in script.asked for seed in r.seeds}
     training = Script(LINES)
     for step in range(1, 4):
-        sample_problems(training, [Echo("solver"), Echo("reframer")], [6, 6], PROBLEMS[:2], SIX, 0, (0, "train", step))
+        sample_problems(training, [Echo("solver"), Echo("reframer")], [6, 6], PROBLEMS[:2], [SIX, SIX], 0, (0, "train", step))
     drawn = [seed for r, _, _ in training.asked for seed in r.seeds]
     assert len(set(drawn)) == len(drawn) == 72
     assert not held & set(drawn)
@@ -192,7 +161,7 @@ def test_training_and_evaluation_never_draw_alike() -> None:
 
 def test_rollouts_come_back_by_problem_and_view() -> None:
     views = [Echo("solver"), Echo("reframer")]
-    got = sample_problems(Script(LINES), views, [6, 6], PROBLEMS[:2], SIX, 5, (0, "x"))
+    got = sample_problems(Script(LINES), views, [6, 6], PROBLEMS[:2], [SIX, SIX], 5, (0, "x"))
     assert [item.problem.id for item in got] == ["a", "b"]
     for item in got:
         for view, row in zip(views, item.rollouts, strict=True):
@@ -203,7 +172,7 @@ def test_rollouts_come_back_by_problem_and_view() -> None:
 def test_without_gold_there_is_nothing_to_say() -> None:
     views = [Echo("solver")]
     script = Script({})
-    evaluator = Evaluator(PROBLEMS, {}, views, script, ByText(views), EvalSettings(6, SIX, 0))
+    evaluator = Evaluator({"eval": PROBLEMS}, {}, views, script, ByText(views), EvalSettings(6, [SIX], 0))
     assert (evaluator.evaluate(0), evaluator.label_metrics([]), script.asked) == ({}, {}, [])
 
 
@@ -217,7 +186,7 @@ def judgement(problem: str, solver: str, reframer: str, label: str | None) -> Ju
         views,
         [len(solver.split()), len(reframer.split())],
         [Problem(problem, "?")],
-        SIX,
+        [SIX, SIX],
         0,
         (0,),
     )
@@ -256,6 +225,6 @@ def test_the_real_grader_compares_by_value() -> None:
     said = r"\boxed{\frac{1}{2}} \boxed{2/4} \boxed{0.25} unsure"
     script = Script({("p", "solver"): (said, r"\boxed{50\%}")})
     with AnswerGrader([view]) as grader:
-        got = Evaluator([problem], gold, [view], script, grader, EvalSettings(4, SIX, 0)).evaluate(0)
+        got = Evaluator({"eval": [problem]}, gold, [view], script, grader, EvalSettings(4, [SIX], 0)).evaluate(0)
     assert got["eval/solver/avg_at_k"] == 0.5
     assert got["eval/solver/majority_at_k"] == got["eval/harmonic_at_k"] == 1

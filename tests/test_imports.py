@@ -25,7 +25,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(p): p for p in sorted(PACKAGE.rglob("*.py"))}
 
 HEAVY = ("ray", "vllm", "deepspeed", "transformers", "mlflow")
-NEVER_IN_PURE = (*HEAVY, "torch", "pandas", "pyarrow")
+NEVER_IN_PURE = (*HEAVY, "torch", "pandas", "pyarrow", "datasets")
 
 # --- what an import loads ----------------------------------------------------------------------------------------------------
 
@@ -35,6 +35,8 @@ PURE_MODULES = (
     "errors",
     "registry",
     "config",
+    "config_checks",
+    "config_files",
     "protocols",
     "seeding",
     "console",
@@ -42,6 +44,8 @@ PURE_MODULES = (
     "rollouts",
     "ledger",
     "evaluate",
+    "measures",
+    "eval_report",
 )
 MAY_USE_TORCH = ("harmonyray.algos.losses",)
 
@@ -124,12 +128,12 @@ def test_public_names_resolve_and_others_do_not() -> None:
 LAYERS = [
     {"types", "errors", "seeding", "protocols"},
     {"registry"},
-    {"config"},
-    {"answers", "views", "selectors", "algos", "problems", "rollouts"},
+    {"config", "config_checks", "config_files"},
+    {"answers", "views", "selectors", "algos", "problems", "rollouts", "measures"},
     {"engines", "learners"},
-    {"loop", "ledger", "evaluate", "actors", "inprocess", "checkpoint", "tracking", "console"},
+    {"loop", "ledger", "evaluate", "actors", "inprocess", "checkpoint", "tracking", "console", "eval_report"},
     {"build"},
-    {"run", "rundir", "listing", "doctor", "records", "ballots", "vote", "vote_report", "grade"},
+    {"run", "run_eval", "rundir", "listing", "doctor", "records", "ballots", "vote", "vote_report", "grade", "data"},
     {"cli", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
@@ -141,6 +145,7 @@ ONLY = {
     "deepspeed": {"learners"},
     "transformers": {"engines", "learners"},
     "mlflow": {"tracking", "doctor", "report", "sweep"},
+    "datasets": {"problems"},
     "math_verify": {"answers"},
     "sympy": {"answers"},
     "torch": {"engines", "learners", "actors", "algos", "build", "doctor"},

@@ -26,12 +26,12 @@ HOLDERS = {"options", "abstain"}
 # What holds a section of the schema, beside the fields it is found under (`config.eval` holds an EvalConfig).
 LOCAL_NAMES = {
     "Config": {"config", "c"},
-    "ViewConfig": {"v"},
-    "Resources": {"want", "for_view"},
+    "ViewConfig": {"v", "view"},
+    "Resources": {"want", "for_group"},
     "RuntimeConfig": {"config"},
     "SyncConfig": {"sync_config"},
 }
-READ_BY_OWN_METHODS = {  # `for_view` gives them out
+READ_BY_OWN_METHODS = {  # `for_group` gives them out
     "PlacementConfig": ["view"],
     "ResourcesException": ["replicas", "num_cpus", "num_gpus"],
 }

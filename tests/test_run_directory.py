@@ -77,6 +77,6 @@ def test_a_views_exception_keeps_what_it_does_not_set() -> None:
     config = load_config(
         "quickstart", ["placement.view.replicas=4", "placement.view.num_cpus=2", "placement.views.reframer.num_gpus=1"]
     )
-    placed = config.placement.for_view("reframer")
+    placed = config.placement.for_group("reframer")
     assert (placed.replicas, placed.num_cpus, placed.num_gpus) == (4, 2, 1)
-    assert config.placement.for_view("solver").num_gpus == 0
+    assert config.placement.for_group("solver").num_gpus == 0

@@ -13,7 +13,7 @@ from run_helpers import SIX, assert_same_run, rows, small_run, steady, weights
 
 from harmonyray.config import load_config
 from harmonyray.problems.quickstart import MODEL_DIR
-from harmonyray.run import evaluation_overrides, find_eval_config, run_evaluation
+from harmonyray.run_eval import evaluation_overrides, find_eval_config, run_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,7 @@ COLUMNS = {
     "sample",
     "question",
     "response",
+    "draft",
     "answer",
     "cluster",
     "label",

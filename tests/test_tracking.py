@@ -45,6 +45,7 @@ def test_a_row_for_each_sample(tmp_path: Path) -> None:
         "view": "a",
         "sample": 0,
         "response": "it is 4",
+        "draft": None,
         "answer": "4",
         "cluster": 0,
         "label": "4",

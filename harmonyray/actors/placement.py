@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harmonyray.config import Config
+from harmonyray.config import Config, Resources
 
 EPS = 1e-6
 MAX_TRIES = 20_000  # nodes looked at before the search for a better plan gives up
@@ -14,13 +14,34 @@ MAX_SEARCHED = 500  # seats; beyond this only first fit
 
 
 @dataclass(frozen=True, slots=True)
+class EngineGroup:
+    """Engines that answer for one view, or for several that share them. `model` None: the trained model, whose weights are
+    broadcast to the group; else a model of its own, which stays as it is."""
+
+    name: str
+    views: tuple[str, ...]
+    model: str | None
+    resources: Resources
+
+    @property
+    def label(self) -> str:
+        """How messages and tables name it."""
+        return f"view {self.name}" if self.views == (self.name,) else f"group {self.name} ({', '.join(self.views)})"
+
+
+@dataclass(frozen=True, slots=True)
 class Seat:
-    """One actor and what it asks for."""
+    """One actor and what it asks for. `engines`: the engine group it is a replica of, None for learner and grader."""
 
     group: str
     replica: int
     num_cpus: float
     num_gpus: float
+    engines: EngineGroup | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.group} replica {self.replica}"
 
     def bundle(self) -> dict[str, float]:
         """The placement-group bundle; Ray wants at least one positive resource in it."""
@@ -37,13 +58,24 @@ class Node:
     num_gpus: float
 
 
+def engine_groups(config: Config) -> list[EngineGroup]:
+    """The engine groups of a run, in the order of their first views."""
+    shared = {view: name for name, views in config.placement.share.items() for view in views}
+    names = dict.fromkeys(shared.get(view, view) for view in config.views)
+    out = []
+    for name in names:
+        views = tuple(view for view in config.views if shared.get(view, view) == name)
+        out.append(EngineGroup(name, views, config.views[views[0]].model, config.placement.for_group(name)))
+    return out
+
+
 def seats(config: Config) -> list[Seat]:
-    """Every actor of a run: the learner, the grader, then each view group's replicas. Placement bundles keep this order."""
+    """Every actor of a run: the learner, the grader, then each engine group's replicas. Placement bundles keep this order."""
     learner, grader = config.placement.learner, config.placement.grader
     out = [Seat("learner", 0, learner.num_cpus, learner.num_gpus), Seat("grader", 0, grader.num_cpus, grader.num_gpus)]
-    for view in config.views:
-        want = config.placement.for_view(view)
-        out += [Seat(f"view {view}", i, want.num_cpus, want.num_gpus) for i in range(want.replicas)]
+    for group in engine_groups(config):
+        want = group.resources
+        out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group) for i in range(want.replicas)]
     return out
 
 

@@ -15,12 +15,13 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from harmonyray.actors.grader import RayGrader
-from harmonyray.actors.placement import Seat
+from harmonyray.actors.placement import EngineGroup, Seat
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.specs import GroupSpec, PartSpec
 from harmonyray.actors.workers import EngineWorker, LearnerWorker
 from harmonyray.config import RuntimeConfig, SyncConfig
 from harmonyray.errors import AlteredWeightsError, RunError, WeightSyncError
+from harmonyray.protocols import UNTRAINED
 from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
 
@@ -28,7 +29,7 @@ from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, Up
 class RunSpec:
     """The parts that the actors of a run are built from. `learner` None makes a runtime that only samples."""
 
-    engine: PartSpec
+    engines: Mapping[str, PartSpec]  # by the name of the engine group
     learner: PartSpec | None
     loss: PartSpec
     grader: PartSpec
@@ -38,8 +39,8 @@ class RunSpec:
 class Replica:
     """An engine actor, the seat it sits in, and its answer to `start`."""
 
-    view: str
-    index: int
+    name: str
+    group: EngineGroup
     bundle: int
     num_gpus: float
     handle: Any
@@ -47,14 +48,15 @@ class Replica:
     dead: bool = False
 
     @property
-    def name(self) -> str:
-        return f"view {self.view} replica {self.index}"
+    def trained(self) -> bool:
+        return self.group.model is None
 
 
 @dataclass(slots=True)
 class Job:
-    """What one replica owes: the items it was given, and their places in the view's list."""
+    """What one replica owes a view: the items it was given, and their places in the view's list."""
 
+    view: str
     replica: Replica
     items: list[Any] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -68,7 +70,7 @@ class RayRuntime:
     ) -> None:
         """Asks for every actor without waiting, so that they come up side by side."""
         self.pool = ActorPool(group, runtime)
-        self.engine_spec, self.runtime, self.sync_config = spec.engine, runtime, sync
+        self.engine_specs, self.runtime, self.sync_config = spec.engines, runtime, sync
         self.replicas: list[Replica] = []
         self.learner: Any = None
         self.restarts_taken = 0
@@ -84,9 +86,9 @@ class RayRuntime:
                 self.learner = self.pool.start(LearnerWorker, bundle, seat.num_gpus, spec.learner, spec.loss, sync.timeout_s)
                 self._learner_started = self.learner.start.remote()
             else:
-                handle = self.pool.start(EngineWorker, bundle, seat.num_gpus, spec.engine)
-                view = seat.group.removeprefix("view ")
-                self.replicas.append(Replica(view, seat.replica, bundle, seat.num_gpus, handle, handle.start.remote()))
+                assert seat.engines is not None
+                handle = self.pool.start(EngineWorker, bundle, seat.num_gpus, spec.engines[seat.engines.name])
+                self.replicas.append(Replica(seat.name, seat.engines, bundle, seat.num_gpus, handle, handle.start.remote()))
 
     def start(self) -> None:
         """Waits until every part is built. Raises what a part's constructor raised, RunError for an actor that died."""
@@ -103,13 +105,18 @@ class RayRuntime:
             self._host, self._port = self._learn("address")
 
     def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
-        return self._ask_engines(prompts, lambda handle, items: handle.count_tokens.remote(items))
+        return self._ask_engines(prompts, lambda job: job.replica.handle.count_tokens.remote(job.items))
 
     def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
     ) -> dict[str, list[tuple[Rollout, ...]]]:
         """All views at once, each view's requests dealt to its replicas in whole groups, results in the requests' order."""
-        return self._ask_engines(requests, lambda handle, items: handle.sample.remote(items, sampling, policy_version))
+
+        def ask(job: Job) -> Any:
+            version = policy_version if job.replica.trained else UNTRAINED
+            return job.replica.handle.sample.remote(job.items, sampling[job.view], version)
+
+        return self._ask_engines(requests, ask)
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         report: UpdateReport = self._learn("update", batch, step)
@@ -156,12 +163,12 @@ class RayRuntime:
         """Ends every actor and frees the seats."""
         self.pool.close()
 
-    def _ask_engines(self, asked: Mapping[str, Sequence[Any]], call: Callable[[Any, list[Any]], Any]) -> dict[str, list[Any]]:
+    def _ask_engines(self, asked: Mapping[str, Sequence[Any]], call: Callable[[Job], Any]) -> dict[str, list[Any]]:
         """An answer per item of every view, from all replicas at once; a dead replica's share is asked of its successor."""
         out: dict[str, list[Any]] = {view: [None] * len(items) for view, items in asked.items()}
         jobs = [job for view, items in asked.items() for job in self._deal(view, items)]
         while jobs:
-            refs = [call(job.replica.handle, job.items) for job in jobs]
+            refs = [call(job) for job in jobs]
             lost = []
             for job, ref in zip(jobs, refs, strict=True):
                 try:
@@ -171,14 +178,14 @@ class RayRuntime:
                     lost.append(job)
                     continue
                 for place, answer in zip(job.places, answers, strict=True):
-                    out[job.replica.view][place] = answer
+                    out[job.view][place] = answer
             if lost:
                 self.sync()
             jobs = lost
         return out
 
     def _deal(self, view: str, items: Sequence[Any]) -> list[Job]:
-        jobs = [Job(replica) for replica in self.replicas if replica.view == view]
+        jobs = [Job(view, replica) for replica in self.replicas if view in replica.group.views]
         for i, item in enumerate(items):
             job = jobs[i * len(jobs) // len(items)]
             job.items.append(item)
@@ -186,11 +193,12 @@ class RayRuntime:
         return [job for job in jobs if job.items]
 
     def _broadcast(self) -> int:
-        engines = [r.handle for r in self.replicas]
+        trained = [r for r in self.replicas if r.trained]
+        engines = [r.handle for r in trained]
         bucket_bytes = int(self.sync_config.bucket_mb * 1024 * 1024)
         if not self._joined:
             self._group_name += 1
-            members = ("learner", *(r.name for r in self.replicas))
+            members = ("learner", *(r.name for r in trained))
             spec = GroupSpec(
                 self._host, self._port, f"weights-{self._group_name}", members, self._backend(), self.sync_config.timeout_s
             )
@@ -198,7 +206,7 @@ class RayRuntime:
             self._joined = True
         acks = [e.receive.remote(self._weight_specs, bucket_bytes, self.policy_version) for e in engines]
         num_bytes, expected = self.pool.get(self.learner.send.remote(self._weight_specs, bucket_bytes))
-        for replica, held in zip(self.replicas, self.pool.get(acks), strict=True):
+        for replica, held in zip(trained, self.pool.get(acks), strict=True):
             if held != expected:
                 raise AlteredWeightsError(
                     f"{replica.name} acknowledged policy version {held[0]} with checksum {held[1]}, the learner sent "
@@ -210,16 +218,15 @@ class RayRuntime:
         if self.sync_config.backend != "auto":
             return self.sync_config.backend
         # NCCL refuses two members on one GPU, which a share of one may mean.
-        return "nccl" if min(self._learner_gpus, *(r.num_gpus for r in self.replicas)) >= 1 else "gloo"
+        return "nccl" if min(self._learner_gpus, *(r.num_gpus for r in self.replicas if r.trained)) >= 1 else "gloo"
 
     def _revive(self) -> None:
         """New actors in the seats of the dead, all at once, until every seat has one that is built."""
         while dead := [r for r in self.replicas if r.dead]:
             self._joined = False
             for r in dead:
-                r.handle = self.pool.replace(
-                    f"an engine of view {r.view!r}", r.handle, EngineWorker, r.bundle, r.num_gpus, self.engine_spec
-                )
+                spec = self.engine_specs[r.group.name]
+                r.handle = self.pool.replace(r.name, r.handle, EngineWorker, r.bundle, r.num_gpus, spec)
                 r.started = r.handle.start.remote()
             for r in dead:
                 try:

@@ -21,7 +21,7 @@ from harmonyray.algos.answer_rewards import RewardSpec
 from harmonyray.algos.base import MethodBase, MethodContext, blank_rewards, labelled, require_views
 from harmonyray.algos.rewards import Term, diversity_penalty, gate, sharpness_penalty, subtract
 from harmonyray.registry import PluginOptions
-from harmonyray.selectors.applying import fit_and_select, restore, state_of
+from harmonyray.selectors.applying import fit_and_select, restore, state_of, weigh
 from harmonyray.selectors.nested import SelectorSpec
 from harmonyray.types import AnswerGroup, Consensus, FloatArray, Judgement
 
@@ -80,6 +80,10 @@ class SelfHarmony(MethodBase):
         # Selectors count steps from 0.
         chosen = fit_and_select(self.selector, counts, num_samples, step=step - 1, keys=[g.problem_id for g in groups])
         return [self._judge_one(group, consensus) for group, consensus in zip(groups, chosen, strict=True)]
+
+    def weigh_views(self, factors: FloatArray) -> None:
+        """Multiplies the views' weights in the vote by factors float[V]. Raises ConfigError if the selector has none."""
+        weigh(self.selector, factors)
 
     def state_dict(self) -> dict[str, Any]:
         return {"selector": state_of(self.selector)}

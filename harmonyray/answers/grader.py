@@ -13,9 +13,9 @@ from pydantic import Field
 
 from harmonyray.answers.cluster import cluster_answers
 from harmonyray.answers.equivalence import DEFAULT_LIMIT_S, DEFAULT_MAX_CHARS, DEFAULT_MEMORY_MB, Equivalence, Statistics
-from harmonyray.protocols import View
+from harmonyray.protocols import StagedView, View
 from harmonyray.registry import PluginOptions
-from harmonyray.types import AnswerGroup, ParsedResponse, ProblemRollouts
+from harmonyray.types import AnswerGroup, ParsedResponse, Problem, ProblemRollouts, Rollout
 
 
 class AnswerGrader:
@@ -66,7 +66,7 @@ class AnswerGrader:
     def _group(self, item: ProblemRollouts) -> AnswerGroup:
         assert len(item.rollouts) == len(self._views), f"{len(item.rollouts)} views of rollouts, {len(self._views)} views"
         parsed: tuple[tuple[ParsedResponse, ...], ...] = tuple(
-            tuple(view.parse(item.problem, rollout.text) for rollout in row)
+            tuple(_parse(view, item.problem, rollout) for rollout in row)
             for view, row in zip(self._views, item.rollouts, strict=True)
         )
         clustering = cluster_answers([[response.answer for response in row] for row in parsed], self._equivalence)
@@ -78,3 +78,10 @@ class AnswerGrader:
             parsed=parsed,
             num_timeouts=clustering.num_timeouts,
         )
+
+
+def _parse(view: View, problem: Problem, rollout: Rollout) -> ParsedResponse:
+    if rollout.draft is None:
+        return view.parse(problem, rollout.text)
+    assert isinstance(view, StagedView), f"view {view.name!r} has rollouts with drafts, but cannot read them"
+    return view.parse_staged(problem, rollout.draft.text, rollout.text)

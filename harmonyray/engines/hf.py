@@ -7,19 +7,19 @@ split over batches. Every sample draws from its own seed, so its tokens do not d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import PositiveInt
 
 from harmonyray.engines.loading import load_model, load_tokenizer
+from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
 from harmonyray.engines.weights import checksum, named_weights
-from harmonyray.errors import ModelError, StaleWeightsError
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
 
 COMPACT_SHARE = 0.125  # rows are dropped once this share of the batch has finished
+STOP_MARGIN = 8  # tokens looked at beside as many as a stop text has characters: some tokens show nothing
 
 
 class HfEngine:
@@ -41,7 +41,7 @@ class HfEngine:
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Prompt lengths in tokens."""
-        return [len(self._encode(p)) for p in prompts]
+        return [len(encode_prompt(self.tokenizer, p)) for p in prompts]
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int) -> list[tuple[Rollout, ...]]:
@@ -49,18 +49,14 @@ class HfEngine:
 
         Raises StaleWeightsError if the engine's weights are not those of `policy_version`.
         """
-        if policy_version != self.policy_version:
-            raise StaleWeightsError(
-                f"asked to generate with policy version {policy_version}, but this engine holds {self.policy_version}: "
-                "broadcast the weights first"
-            )
-        prompt_ids = [self._encode(r.prompt) for r in requests]
+        refuse_stale(policy_version, self.policy_version)
+        prompt_ids = [encode_prompt(self.tokenizer, r.prompt) for r in requests]
         out: dict[int, tuple[Rollout, ...]] = {}
         for chunk in self._chunks(requests, prompt_ids):
             rows = _Batch(self, [prompt_ids[i] for i in chunk], [requests[i].seeds for i in chunk], sampling).generate()
             for i in chunk:
                 ids = np.array(prompt_ids[i], dtype=np.int64)
-                out[i] = tuple(self._rollout(requests[i].prompt, ids, *next(rows)) for _ in requests[i].seeds)
+                out[i] = tuple(self._rollout(requests[i].prompt, sampling.stop, ids, *next(rows)) for _ in requests[i].seeds)
         return [out[i] for i in range(len(requests))]
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -80,19 +76,6 @@ class HfEngine:
         self.policy_version = policy_version
         return checksum(own)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        """The prompt's token ids. Plain text gets the special tokens that the model is used to (a leading bos, for some)."""
-        if prompt.text is not None:
-            return self.tokenizer(prompt.text, verbose=False)["input_ids"]  # lengths are checked by `skip_long_prompts`
-        if self.tokenizer.chat_template is None:
-            raise ModelError(
-                f"view {prompt.view!r} asks with chat messages, but the model's tokenizer has no chat template: "
-                "set the view's option 'chat' to false, or use a model that has one"
-            )
-        chat = [dict(m) for m in prompt.messages]
-        encoded: Any = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
-        return list(encoded["input_ids"])
-
     def _chunks(self, requests: Sequence[SampleRequest], prompt_ids: Sequence[list[int]]) -> Iterator[list[int]]:
         """Request indices in batches of at most `max_batch_rows` samples, whole groups, similar prompt lengths together."""
         chunk: list[int] = []
@@ -107,11 +90,17 @@ class HfEngine:
             yield chunk
 
     def _rollout(
-        self, prompt: Prompt, prompt_ids: np.ndarray, token_ids: np.ndarray, logprobs: np.ndarray, stopped: bool
+        self,
+        prompt: Prompt,
+        stops: Sequence[str],
+        prompt_ids: np.ndarray,
+        token_ids: np.ndarray,
+        logprobs: np.ndarray,
+        ended_by: str,
     ) -> Rollout:
-        spoken = token_ids[:-1] if stopped else token_ids  # a stop token may be one that decoding would show
-        text = str(self.tokenizer.decode(spoken, skip_special_tokens=True))
-        return Rollout(prompt, prompt_ids, token_ids, logprobs, text, "stop" if stopped else "length", self.policy_version)
+        text = response_text(self.tokenizer, token_ids, ended_by, stops)
+        reason = "length" if ended_by == "length" else "stop"
+        return Rollout(prompt, prompt_ids, token_ids, logprobs, text, reason, self.policy_version)
 
 
 def uniforms(seeds: Sequence[int], length: int) -> np.ndarray:
@@ -148,6 +137,7 @@ class _Batch:
 
     def __init__(self, engine: HfEngine, prompts: list[list[int]], seeds: list[tuple[int, ...]], sampling: Sampling) -> None:
         self.model, self.stop_ids, self.sampling = engine.model, engine.stop_ids, sampling
+        self.tokenizer = engine.tokenizer
         flat_seeds = [seed for group in seeds for seed in group]
         shape = (len(flat_seeds), sampling.max_tokens)
         self.device = engine.model.device
@@ -157,13 +147,14 @@ class _Batch:
         self.lengths = torch.full(shape[:1], sampling.max_tokens, device=self.device)  # int[S]
         self.rows = torch.arange(len(flat_seeds), device=self.device)  # int[B]: which samples the rows are
         self.live = torch.ones(len(flat_seeds), dtype=torch.bool, device=self.device)  # bool[B]: still generating
+        self.cut = torch.zeros(len(flat_seeds), dtype=torch.bool, device=self.device)  # bool[S]: ended by a stop text
         from transformers import DynamicCache
 
         self.cache = DynamicCache(config=engine.model.config)
         self._prefill(prompts, [len(group) for group in seeds])
 
-    def generate(self) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        """(token ids, log-probs, stopped) for every sample."""
+    def generate(self) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+        """(token ids, log-probs, what ended it: "token", "text" or "length") for every sample."""
         for t in range(self.sampling.max_tokens):
             token = self._draw(t)
             num_live = int(self.live.sum())
@@ -173,10 +164,11 @@ class _Batch:
                 token = token[self._drop_finished()]
             self._append(token, t)
         last = self.tokens.gather(1, self.lengths[:, None] - 1).squeeze(1)
-        stopped = torch.isin(last, self.stop_ids).tolist()
+        stopped, cut = torch.isin(last, self.stop_ids).tolist(), self.cut.tolist()
         tokens, logprobs = self.tokens.cpu().numpy(), self.logprobs.cpu().numpy()
         for i, length in enumerate(self.lengths.tolist()):
-            yield tokens[i, :length].copy(), logprobs[i, :length].copy(), stopped[i]
+            ended_by = "text" if cut[i] else "token" if stopped[i] else "length"
+            yield tokens[i, :length].copy(), logprobs[i, :length].copy(), ended_by
 
     def _prefill(self, prompts: list[list[int]], num_samples: list[int]) -> None:
         """Runs each prompt once, padded on the left, then repeats its cache for its samples."""
@@ -198,9 +190,23 @@ class _Batch:
         self.tokens[self.rows, t] = token
         self.logprobs[self.rows, t] = logprob
         ended = self.live & torch.isin(token, self.stop_ids)
+        if self.sampling.stop:
+            ended |= self._said_stop(t, self.live & ~ended)
         self.lengths[self.rows[ended]] = t + 1
         self.live &= ~ended
         return token
+
+    def _said_stop(self, t: int, asked: torch.Tensor) -> torch.Tensor:
+        """Which of the `asked` rows bool[B] have just completed a stop text, bool[B]; looks at the last tokens only."""
+        window = max(map(len, self.sampling.stop)) + STOP_MARGIN
+        found = torch.zeros_like(asked)
+        places = asked.nonzero().squeeze(-1)
+        recent = self.tokens[self.rows[places], max(0, t + 1 - window) : t + 1].tolist()
+        for place, tokens in zip(places.tolist(), recent, strict=True):
+            tail = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            found[place] = any(stop in tail for stop in self.sampling.stop)
+        self.cut[self.rows[found]] = True
+        return found
 
     def _drop_finished(self) -> torch.Tensor:
         """Leaves the unfinished rows in the batch and returns their indices in it."""

@@ -59,8 +59,8 @@ class TorchLearner:
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         """One optimizer step on the batch; `step` (from 1) sets the learning rate."""
-        tokens_per_view = np.bincount(batch.view, weights=batch.response_mask.sum(1))
-        row_weight = 1 / tokens_per_view[batch.view]
+        tokens_per_part = np.bincount(batch.part, weights=batch.response_mask.sum(1))
+        row_weight = 1 / tokens_per_part[batch.part]
         parts: list[dict[str, Tensor]] = []
         self.optimizer.zero_grad(set_to_none=True)
         for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
@@ -115,12 +115,13 @@ class TorchLearner:
         advantages = torch.from_numpy(batch.advantages[rows, :width]).to(device)[mask]
         weight = torch.from_numpy(row_weight[rows]).float().to(device)[:, None].expand(mask.shape)[mask]
 
-        logprobs, entropy = token_logprobs(self.model, ids, mask, batch.temperature)
+        temperatures = torch.from_numpy(batch.temperatures[rows]).to(device)
+        logprobs, entropy = token_logprobs(self.model, ids, mask, temperatures)
         loss, clipped = self.loss.per_token(logprobs, old, advantages)
         values = {"policy_loss": loss, "clipped": clipped.float(), "entropy": entropy, "gap": (logprobs - old)}
         if self.reference is not None:
             with torch.no_grad():
-                reference, _ = token_logprobs(self.reference, ids, mask, batch.temperature)
+                reference, _ = token_logprobs(self.reference, ids, mask, temperatures)
             values["kl"] = kl_k3(logprobs, reference)
             loss = loss + self.options.kl_coef * values["kl"]
         values["loss"] = loss * weight
@@ -147,8 +148,8 @@ def micro_batches(lengths: IntArray, max_tokens: int) -> Iterator[IntArray]:
             start = end
 
 
-def token_logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies (nats) of the response tokens, both [number of them], row by row.
+def token_logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies (nats) of the response tokens, both [number of them], row by row, at `temperatures` float[B].
 
     `ids` int[B, T] right-padded, `mask` bool[B, T] true on response tokens. The padding comes last, so a causal model needs
     no attention mask. Only the positions from the first response token on are projected to the vocabulary.
@@ -157,7 +158,8 @@ def token_logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatur
     assert first > 0, "a response needs a prompt before it"
     logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=ids.shape[1] - first).logits
     wanted = mask[:, first:]
-    logps = torch.log_softmax(logits[wanted].float() / temperature, dim=-1)
+    at = temperatures[:, None].expand(wanted.shape)[wanted][:, None]
+    logps = torch.log_softmax(logits[wanted].float() / at, dim=-1)
     chosen = logps.gather(-1, ids[:, first:][wanted].unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
         entropy = -(logps.exp() * logps).sum(-1)

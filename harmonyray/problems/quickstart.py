@@ -7,11 +7,13 @@ read by `gold()` alone. The task itself, and why the demo model gets it wrong, i
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import Field
 
 from harmonyray.errors import ProblemError
+from harmonyray.problems.quickstart_task import all_questions
 from harmonyray.registry import PluginOptions
 from harmonyray.types import GoldAnswer, Problem
 
@@ -26,8 +28,18 @@ def _category(question: str) -> str:
     return "borrow" if a[-1] < b[-1] else "plain"
 
 
+def _shifted(question: str, known: Collection[tuple[int, int]]) -> str:
+    """The question with the same small number added to, or taken from, both of its numbers, e.g. `53-38` for `52-37`: the
+    nearest question of the task."""
+    a, b = map(int, question.split("-"))
+    near = (k for size in range(1, 90) for k in (size, -size))
+    k = next(k for k in near if (a + k, b + k) in known)
+    return f"{a + k}-{b + k}"
+
+
 class QuickstartSource:
-    """The shipped subtraction questions, e.g. `52-37`; 77 need a borrow and 51 do not."""
+    """The shipped subtraction questions, e.g. `52-37`; 77 need a borrow and 51 do not. Their rewording `shifted` has the same
+    difference between two other numbers."""
 
     class Options(PluginOptions):
         """`limit`: only the first so many questions (all 128 if null)."""
@@ -39,8 +51,15 @@ class QuickstartSource:
 
     def problems(self) -> list[Problem]:
         """The questions in file order, without answers. Raises ProblemError if the shipped file cannot be read."""
+        known = {(q.a, q.b) for q in all_questions()}
         return [
-            Problem(id=row["id"], text=row["question"], kind="number", category=_category(row["question"]))
+            Problem(
+                id=row["id"],
+                text=row["question"],
+                kind="number",
+                category=_category(row["question"]),
+                rewordings={"shifted": _shifted(row["question"], known)},
+            )
             for row in self._rows("questions.jsonl")
         ]
 

@@ -1,6 +1,6 @@
 """Rows out of JSON Lines, JSON, CSV and Parquet files, each with the place it stands at.
 
-What the values mean is not decided here (see `file.py`). Every fault of a file is a ProblemError that names the file, the
+What the values mean is not decided here (see `columns.py`). Every fault of a file is a ProblemError that names the file, the
 line or row, what was got, what was expected and the fix; no message quotes a line, for it may hold a reference answer.
 """
 
@@ -25,21 +25,24 @@ Reader = Callable[[Path, "frozenset[str] | None"], Iterator["Row"]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. `place` is for messages ("FILE, line 3"), `short_place` without the file; `columns` are all column names,
-    `values` may hold only the wanted ones."""
+    """One row. `origin` is the file or data set, `place` is for messages ("FILE, line 3"), `short_place` without the origin;
+    `columns` are all column names, `values` may hold only the wanted ones; `index` counts the rows of the origin from 0, where
+    that is known."""
 
-    path: Path
+    origin: str
     short_place: str
     values: Mapping[str, Any]
     columns: Sequence[str]
+    index: int = -1
 
     @property
     def place(self) -> str:
-        return f"{self.path}, {self.short_place}"
+        return f"{self.origin}, {self.short_place}"
 
-    def only(self, columns: frozenset[str]) -> Row:
-        """The row with the values of these columns alone."""
-        return Row(self.path, self.short_place, {k: v for k, v in self.values.items() if k in columns}, self.columns)
+    def only(self, columns: frozenset[str], index: int) -> Row:
+        """The row with the values of these columns alone, as number `index` of its origin."""
+        values = {k: v for k, v in self.values.items() if k in columns}
+        return Row(self.origin, self.short_place, values, self.columns, index)
 
 
 def read_rows(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
@@ -164,7 +167,7 @@ def _object_row(path: Path, short_place: str, value: Any, example: str = EXAMPLE
         raise ProblemError(
             f"{path}, {short_place}: got {_json_type(value)}; expected an object with named columns, {example}: repair it"
         )
-    return Row(path, short_place, value, tuple(value))
+    return Row(str(path), short_place, value, tuple(value))
 
 
 def _json_type(value: Any) -> str:
@@ -200,7 +203,7 @@ def _read_csv(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
                 f"{path}, {place}: got {len(cells)} cells; expected {len(header)}, one per column of the header: "
                 "quote cells that hold commas, or repair the row"
             )
-        yield Row(path, place, dict(zip(header, cells, strict=True)), header)
+        yield Row(str(path), place, dict(zip(header, cells, strict=True)), header)
 
 
 def _read_parquet(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
@@ -216,7 +219,7 @@ def _read_parquet(path: Path, wanted: frozenset[str] | None) -> Iterator[Row]:
             ):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(path, f"row {number}", values, columns)
+                    yield Row(str(path), f"row {number}", values, columns)
     except UnicodeDecodeError as e:
         where = f"rows {number + 1} to {number + PARQUET_BATCH}"
         raise ProblemError(f"{path}, {where}: a text is not UTF-8 ({e.reason}); expected UTF-8: write the file again") from None

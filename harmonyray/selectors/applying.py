@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from harmonyray.errors import ConfigError
-from harmonyray.protocols import BatchSelector, FittedSelector, Selector
-from harmonyray.types import Consensus
+from harmonyray.protocols import BatchSelector, FittedSelector, Selector, WeighsViews
+from harmonyray.types import Consensus, FloatArray
 
 
 def learns(selector: Selector) -> bool:
@@ -58,6 +58,16 @@ def fit_and_select(
     """`fit` on these problems, then `select_all` of them: what training does at every step and a vote does with a file."""
     fit(selector, counts, num_samples, step=step)
     return select_all(selector, counts, num_samples, step=step, keys=keys)
+
+
+def weigh(selector: Selector, factors: FloatArray) -> None:
+    """Multiplies the views' weights in a selector's votes by `factors` float[V]. Raises ConfigError for one without weights."""
+    if not isinstance(selector, WeighsViews):
+        raise ConfigError(
+            f"'audit.action' is down_weight, but selector {type(selector).__name__} does not weigh views: use one with an option "
+            "'weights' (harmonyray list selectors), or audit.action=report"
+        )
+    selector.weigh_views(factors)
 
 
 def state_of(selector: Selector) -> dict[str, Any]:

@@ -30,6 +30,13 @@ class WeightedOptions(SelectorOptions):
 
     weights: tuple[float, ...] | None = None
 
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _a_list(cls, value: Any) -> Any:
+        if value is not None and (isinstance(value, str) or not isinstance(value, Sequence | np.ndarray)):
+            raise ValueError("expected a list, one number per view in the order of the views: weights=[0.3,0.7] for two views")
+        return value
+
     @field_validator("weights")
     @classmethod
     def _usable(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -40,8 +47,15 @@ class WeightedOptions(SelectorOptions):
 
 def check_proportions(values: tuple[float, ...], what: str) -> None:
     """Raises ValueError unless `values` are finite, none negative, with a positive sum."""
-    if not all(np.isfinite(x) and x >= 0 for x in values) or not sum(values) > 0:
+    if not all(np.isfinite(x) and x >= 0 for x in values) or not any(x > 0 for x in values):
         raise ValueError(f"{what} must be finite numbers, none negative and not all zero")
+
+
+def proportions(values: Sequence[float]) -> FloatArray:
+    """Values that `check_proportions` takes, scaled to sum to 1; however large or small they are, nothing overflows."""
+    out = np.asarray(values, dtype=np.float64)
+    out = out / out.max()
+    return out / out.sum()
 
 
 def view_weights(weights: tuple[float, ...] | None, num_views: int) -> FloatArray:
@@ -52,8 +66,7 @@ def view_weights(weights: tuple[float, ...] | None, num_views: int) -> FloatArra
         raise ConfigError(
             f"option 'weights' has {len(weights)} entries but there are {num_views} views: give one weight per view"
         )
-    out = np.asarray(weights, dtype=np.float64)
-    return out / out.sum()
+    return proportions(weights)
 
 
 def weighted_sum(values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -71,14 +84,16 @@ def weighted_sum(values: FloatArray, weights: FloatArray) -> FloatArray:
 class Selector(ABC):
     """A scoring selector. A subclass gives `scores`; smoothing, ties, margin and abstention are done here.
 
-    A selector of your own may also subclass this: nest an `Options` that extends `SelectorOptions`. Set `batched` if `scores`
-    also takes arrays with a leading axis of problems; without it `select_many` scores them one by one.
+    A selector of your own may also subclass this: nest an `Options` that extends `SelectorOptions`, and find them in
+    `self.options`. Set `batched` if `scores` also takes arrays with a leading axis of problems; without it `select_many` scores
+    them one by one. Scores of a wrong shape, or that are not finite, are refused with a ConfigError.
     """
 
     Options: type[SelectorOptions] = SelectorOptions
     batched: ClassVar[bool] = False
 
     def __init__(self, options: SelectorOptions) -> None:
+        self.options: Any = options
         self.smoothing = options.smoothing
         self.abstain: AbstainOptions = options
 
@@ -101,7 +116,7 @@ class Selector(ABC):
             return decide(np.zeros(0), votes, self.abstain)
         smoothed = votes.counts.astype(np.float64) + self.smoothing
         enlarged = votes.num_samples.astype(np.float64) + self.smoothing * len(votes.counts)
-        return decide(self.scores(frequencies(smoothed, enlarged), smoothed, enlarged), votes, self.abstain)
+        return decide(self._checked_scores(frequencies(smoothed, enlarged), smoothed, enlarged), votes, self.abstain)
 
     def select_many(
         self, counts: Sequence[Any], num_samples: Any, *, step: int = 0, keys: Sequence[str] | None = None
@@ -119,12 +134,36 @@ class Selector(ABC):
             if smoothed.shape[1] == 0:
                 scores = np.zeros((len(smoothed), 0))
             elif self.batched:
-                scores = self.scores(support, smoothed, enlarged)
+                scores = self._checked_scores(support, smoothed, enlarged)
             else:
-                scores = np.stack([self.scores(*one) for one in zip(support, smoothed, enlarged, strict=True)])
+                singly = [self._checked_scores(*one) for one in zip(support, smoothed, enlarged, strict=True)]
+                if len({one.ndim for one in singly}) > 1:
+                    raise ConfigError(f"selector {type(self).__name__}: scores() must judge views apart always or never")
+                scores = np.stack(singly)
             for place, consensus in zip(bucket.places, decide_many(scores, bucket, self.abstain), strict=True):
                 out[place] = consensus
         return out
+
+    def _checked_scores(self, support: FloatArray, counts: FloatArray, num_samples: FloatArray) -> FloatArray:
+        """What `scores` gives, float[..., C] or float[..., C, V]. Raises ConfigError for anything else."""
+        name, given = type(self).__name__, self.scores(support, counts, num_samples)
+        try:
+            scores = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"selector {name}: scores() must give numbers, got {type(given).__name__} ({e})") from e
+        if scores.shape not in (support.shape[:-1], support.shape):
+            raise ConfigError(
+                f"selector {name}: scores() must give one number per cluster, shape {support.shape[:-1]}, or per cluster and "
+                f"view, {support.shape}; got shape {scores.shape}"
+            )
+        wrong = np.argwhere(~np.isfinite(scores))
+        if len(wrong):
+            problem = counts[wrong[0][0]] if counts.ndim == 3 else counts
+            raise ConfigError(
+                f"selector {name}: scores() must be finite, got {scores[tuple(wrong[0])]} for counts {problem.tolist()} "
+                "[clusters, views]; clusters without votes and views without samples are given too: guard divisions"
+            )
+        return scores
 
 
 class WeightedSelector(Selector):
@@ -135,7 +174,16 @@ class WeightedSelector(Selector):
     def __init__(self, options: WeightedOptions) -> None:
         super().__init__(options)
         self.weights = options.weights
+        self.factors: FloatArray | None = None
+
+    def weigh_views(self, factors: FloatArray) -> None:
+        """From now on view v's weight is multiplied by `factors[v]`, float[V], none negative and not all zero."""
+        self.factors = factors
 
     def weights_for(self, support: FloatArray) -> FloatArray:
         """Weights float[V], summing to 1, for the views of support float[..., C, V]; raises ConfigError on a wrong number."""
-        return view_weights(self.weights, support.shape[-1])
+        weights = view_weights(self.weights, support.shape[-1])
+        if self.factors is None:
+            return weights
+        lowered: FloatArray = weights * self.factors
+        return lowered / lowered.sum()

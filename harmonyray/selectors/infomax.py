@@ -88,10 +88,11 @@ class MeanVariance(WeightedSelector):
 
 
 class InfomaxExact(WeightedSelector):
-    """Score: I(Z_c; A) - lam I(Z_c; X) in nats, with Z_c = 1[A = c], A the answer and X the view with prior w.
+    """Score: I(Z_c; A) - lam I(Z_c; X) in nats, with Z_c = 1[A = c], A the answer and X the view with prior w. Abstains on
+    unanimous problems: an answer that all samples give has entropy 0.
 
-    Z_c is a function of A, so the first term is the entropy of Z_c. An answer that *all* samples give has entropy 0, so
-    a unanimous problem gets no label; in training it would have given no advantage either.
+    Z_c is a function of A, so the first term is the entropy of Z_c. In training a unanimous problem would have given no
+    advantage either.
     """
 
     batched = True

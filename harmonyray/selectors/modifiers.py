@@ -15,12 +15,11 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from harmonyray.protocols import Selector
-from harmonyray.registry import PluginOptions
 from harmonyray.seeding import derive_seed
 from harmonyray.selectors.applying import select_all
-from harmonyray.selectors.base import check_proportions
+from harmonyray.selectors.base import check_proportions, proportions
 from harmonyray.selectors.deciding import AbstainOptions, Votes, check_votes, decide
-from harmonyray.selectors.nested import SelectorSpec, Wrapper
+from harmonyray.selectors.nested import NestingOptions, SelectorSpec, Wrapper
 from harmonyray.types import Consensus, IntArray
 
 
@@ -48,7 +47,7 @@ class Bootstrap(Wrapper):
     label that more than half of the resamples agree on.
     """
 
-    class Options(AbstainOptions):
+    class Options(AbstainOptions, NestingOptions):
         of: SelectorSpec
         num_resamples: int = Field(default=100, ge=1)
         size: int | None = Field(default=None, ge=1)
@@ -80,9 +79,10 @@ class Bootstrap(Wrapper):
 
 
 class Schedule(Wrapper):
-    """Selector `first` for the first `num_steps` steps (step 0 to num_steps - 1), `then` from there on."""
+    """Selector `first` for the first `num_steps` steps (step 0 to num_steps - 1), `then` from there on. A file of answers is
+    step 0 as a whole; a run is replayed at the steps it had."""
 
-    class Options(PluginOptions):
+    class Options(NestingOptions):
         first: SelectorSpec
         num_steps: int = Field(ge=0)
         then: SelectorSpec
@@ -108,7 +108,7 @@ class Schedule(Wrapper):
 class Mixed(Wrapper):
     """One of the selectors `of`, drawn for every problem and step with probabilities proportional to `probs`."""
 
-    class Options(PluginOptions):
+    class Options(NestingOptions):
         of: tuple[SelectorSpec, ...] = Field(min_length=1)
         probs: tuple[float, ...]
         seed: int = 0
@@ -124,7 +124,7 @@ class Mixed(Wrapper):
 
     def __init__(self, options: Options) -> None:
         self.inner = [spec.build() for spec in options.of]
-        self.probs = np.asarray(options.probs) / sum(options.probs)
+        self.probs = proportions(options.probs)
         self.seed = options.seed
 
     def select(self, counts: Any, num_samples: Any, *, step: int = 0, key: str = "") -> Consensus:

@@ -75,7 +75,6 @@ class Reliability(Selector):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.options = options
         self.accuracies: FloatArray | None = None
         self._window: deque[list[IntArray]] = deque(maxlen=options.window)
 

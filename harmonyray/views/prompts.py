@@ -1,9 +1,12 @@
-"""The default prompts of the built-in views. Text only; `base.py` fills them in."""
+"""The default prompts of the built-in views, and the strategies they offer. Text only; `base.py` fills them in."""
 
 from __future__ import annotations
 
 QUESTION = "{question}"
-"""The one placeholder of a template. It is replaced literally; any other brace stays as it is."""
+STRATEGIES_HERE = "{strategies}"
+REWORDING = "{rewording}"
+DRAFT = "{draft}"
+"""The placeholders of templates. They are replaced literally and all at once; any other brace stays as it is."""
 
 SOLVER = """Solve the problem below. Reason step by step, and finish with the final answer in \\boxed{}.
 
@@ -27,12 +30,12 @@ STRATEGIES: tuple[tuple[str, str], ...] = (
 )
 """The eight rewriting strategies of Self-Harmony (arXiv 2511.01191), explained in our own words."""
 
-_STRATEGY_LINES = "\n".join(f"- {name}: {what}." for name, what in STRATEGIES)
+SEVERAL_STRATEGIES = "Pick exactly one strategy for the restatement:"
+ONE_STRATEGY = "Use this strategy for the restatement:"
 
-REFRAMER = f"""First restate the problem below in a different way, then solve it by way of your restatement.
+REFRAMER = """First restate the problem below in a different way, then solve it by way of your restatement.
 
-Pick exactly one strategy for the restatement:
-{_STRATEGY_LINES}
+{strategies}
 
 The restatement must keep every fact that the answer depends on, must not give the answer away, and must lead to the same \
 answer as the original problem. Do not copy the original wording.
@@ -41,10 +44,31 @@ Write three sections, in this order and under exactly these headings:
 STRATEGY: <the name of the strategy>
 REWRITTEN PROBLEM: <the whole restated problem>
 SOLUTION: <step-by-step reasoning>
-End the SOLUTION section with the answer to the original problem in \\boxed{{}}.
+End the SOLUTION section with the answer to the original problem in \\boxed{}.
 
 Original problem:
-{QUESTION}
+{question}
 
 The three sections:
 """
+
+REWORDER = """Restate the problem below in a different way. Do not solve it: somebody who never sees the original will be \
+given your restatement to solve.
+
+{strategies}
+
+The restatement must keep every fact that the answer depends on, must not give the answer away, and must have the same \
+answer as the original problem. Do not copy the original wording. If the problem has lettered choices, leave them out: they \
+are put below your restatement as they are.
+
+Write two sections, in this order and under exactly these headings, and nothing after them:
+STRATEGY: <the name of the strategy>
+REWRITTEN PROBLEM: <the whole restated problem>
+
+Original problem:
+{question}
+
+The two sections:
+"""
+
+REWORDING_SOLVER = SOLVER.replace(QUESTION, REWORDING)

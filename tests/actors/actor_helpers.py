@@ -18,7 +18,7 @@ from harmonyray import build
 from harmonyray.config import Config, load_config
 from harmonyray.loop import Parts, train
 from harmonyray.problems.schedule import ProblemSchedule
-from harmonyray.types import ProblemRollouts, Sampling
+from harmonyray.types import ProblemRollouts
 
 SMALL = [
     "problems.limit=16",
@@ -75,16 +75,20 @@ def drive(
     views = build.make_views(config)
     problems, gold = build.load_problems(config)
     record = Record(between)
-    parts = Parts(
-        schedule=ProblemSchedule(problems, config.rollout.problems_per_step, config.seed),
+    parts = build.split_parts(config, problems)
+    method = build.make_method(config, grader, gold)
+    turned = Parts(
+        schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
         views=views,
         num_samples=[v.num_samples for v in config.views.values()],
-        sampling=Sampling(config.rollout.max_response_tokens, config.rollout.temperature),
+        sampling=build.make_sampling(config),
+        trained=[v.model is None for v in config.views.values()],
         runtime=runtime,
         grader=grader,
-        method=build.make_method(config, grader, gold),
+        audit=build.make_audit(config, method, lambda view, reason: None),
+        method=method,
         advantage=build.make("advantages", config.advantage),
-        evaluator=build.make_evaluator(config, problems, gold, views, runtime, grader),
+        evaluator=build.make_evaluator(config, parts, gold, views, runtime, grader),
         tracker=record,
         save=lambda step: None,
         seed=config.seed,
@@ -92,7 +96,7 @@ def drive(
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint.every,
     )
-    train(parts, 1)
+    train(turned, 1)
     return record, learner_weights(runtime)
 
 

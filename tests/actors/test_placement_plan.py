@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmonyray.actors.placement import Node, Seat, assign, format_rows, plan_rows, seats, this_machine
+from harmonyray.actors.placement import Node, Seat, assign, engine_groups, format_rows, plan_rows, seats, this_machine
 from harmonyray.config import load_config
 
 
@@ -25,12 +25,38 @@ def test_seats_are_the_learner_the_grader_and_every_replica_of_every_view() -> N
             "placement.learner.num_cpus=3",
         ],
     )
+    solver, reframer = engine_groups(config)
+    assert (solver.views, solver.model, reframer.views) == (("solver",), None, ("reframer",))
     assert seats(config) == [
         Seat("learner", 0, 3, 0),
         Seat("grader", 0, 0.25, 0),
-        Seat("view solver", 0, 0.5, 0),
-        Seat("view solver", 1, 0.5, 0),
-        Seat("view reframer", 0, 0, 0.5),
+        Seat("view solver", 0, 0.5, 0, solver),
+        Seat("view solver", 1, 0.5, 0, solver),
+        Seat("view reframer", 0, 0, 0.5, reframer),
+    ]
+
+
+def test_views_that_share_a_group_sit_together_and_one_of_another_model_apart() -> None:
+    config = load_config(
+        "quickstart",
+        [
+            "views.judge={type: solver, model: other/model, template: 'SOLVE: {question}'}",
+            "placement.share.both=[reframer,solver]",
+            "placement.views.both.replicas=2",
+        ],
+    )
+    both, judge = engine_groups(config)
+    assert (both.name, both.views, both.model, both.label) == (
+        "both",
+        ("solver", "reframer"),
+        None,
+        "group both (solver, reframer)",
+    )
+    assert (judge.label, judge.views, judge.model) == ("view judge", ("judge",), "other/model")
+    assert [seat.name for seat in seats(config) if seat.engines] == [
+        "group both (solver, reframer) replica 0",
+        "group both (solver, reframer) replica 1",
+        "view judge replica 0",
     ]
 
 

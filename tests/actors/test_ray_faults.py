@@ -189,9 +189,9 @@ def test_a_runtime_that_only_samples_heals_and_closing_it_frees_everything(local
     asked = {"solver": [SampleRequest(views[0].render(p), (1, 2)) for p in build.load_problems(config)[0]]}
     before = ray.available_resources()["CPU"]
     with build.open_runtime(config, views, learn=False) as (runtime, grader):
-        expected = runtime.sample(asked, Sampling(8), 0)
+        expected = runtime.sample(asked, dict.fromkeys(asked, Sampling(8)), 0)
         kill(pid_of(runtime.replicas[0].handle))
-        again = runtime.sample(asked, Sampling(8), 0)
+        again = runtime.sample(asked, dict.fromkeys(asked, Sampling(8)), 0)
         assert [[s.token_ids.tolist() for s in g] for g in again["solver"]] == [
             [s.token_ids.tolist() for s in g] for g in expected["solver"]
         ]

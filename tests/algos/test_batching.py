@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonyray.algos.advantages import Grpo
-from harmonyray.algos.batching import make_batch
+from harmonyray.algos.batching import Trainable, make_batch
 from harmonyray.types import AnswerGroup, Batch, Consensus, FloatArray, Judgement, Problem, ProblemRollouts, Prompt, Rollout
 
 NAN = float("nan")
@@ -46,7 +48,8 @@ def judgement(problem: str, rewards: list[list[float]], trained: list[bool] | No
 def made(
     problems: list[ProblemRollouts], judgements: list[Judgement], advantage: object = None, temperature: float = 1.0
 ) -> Batch:
-    batch = make_batch(problems, judgements, advantage or AsIs(), temperature)  # type: ignore[arg-type]
+    views = [Trainable(temperature)] * len(judgements[0].rewards)
+    batch = make_batch(problems, judgements, advantage or AsIs(), views)  # type: ignore[arg-type]
     assert batch is not None
     return batch
 
@@ -77,11 +80,12 @@ def test_one_batch_by_hand() -> None:
         [0, 1, 0, 0, 0],
         [0, 1, 0, 0, 0],
     ]
-    assert batch.view.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert batch.part.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
     values = np.array([1, 2, 3, 4, 5, 6, 7, 8])[:, None]
     assert np.array_equal(batch.advantages, np.where(batch.response_mask, values, 0))
     assert batch.old_logprobs == pytest.approx(np.where(batch.response_mask, -batch.token_ids / 10, 0), abs=1e-6)
-    assert (batch.num_rows, batch.temperature) == (8, 0.7)
+    assert batch.num_rows == 8
+    assert batch.temperatures.tolist() == pytest.approx([0.7] * 8)
     assert batch.token_ids.dtype == np.int64
     assert batch.advantages.dtype == batch.old_logprobs.dtype == np.float32
 
@@ -97,7 +101,7 @@ def test_untrained_views_are_left_out_and_hidden_from_the_advantage() -> None:
     advantage = AsIs()
     batch = made(problems, judged, advantage)
     assert batch.advantages[:, 1].tolist() == [1, 2, 11, 12]
-    assert batch.view.tolist() == [0, 0, 1, 1]
+    assert batch.part.tolist() == [0, 0, 1, 1]
     assert advantage.seen[0] == pytest.approx(np.array([[1, 2], [NAN, NAN]]), nan_ok=True)
     # What was judged stays as it was.
     assert judged[0].rewards.tolist() == [[1, 2], [3, 4]]
@@ -105,8 +109,8 @@ def test_untrained_views_are_left_out_and_hidden_from_the_advantage() -> None:
 
 def test_nothing_to_train_on() -> None:
     problem = rollouts("p", [[([1], [2])]])
-    assert make_batch([problem], [judgement("p", [[1]], [False])], Grpo(Grpo.Options()), 1.0) is None
-    assert make_batch([], [], Grpo(Grpo.Options()), 1.0) is None
+    assert make_batch([problem], [judgement("p", [[1]], [False])], Grpo(Grpo.Options()), [Trainable(1.0)]) is None
+    assert make_batch([], [], Grpo(Grpo.Options()), [Trainable(1.0)]) is None
 
 
 def test_views_with_different_numbers_of_samples() -> None:
@@ -116,15 +120,46 @@ def test_views_with_different_numbers_of_samples() -> None:
     assert batch.advantages[:, 1].tolist() == [1, 2, 3, 4]
 
 
+def test_a_view_with_a_model_of_its_own_votes_but_is_not_trained() -> None:
+    rows = [([1], [2]), ([1], [3])]
+    advantage, views = AsIs(), [Trainable(1.0), Trainable(0.5, trained=False), Trainable(0.8)]
+    batch = make_batch([rollouts("p", [rows] * 3)], [judgement("p", [[1, 2], [3, 4], [5, 6]])], advantage, views)
+    assert batch is not None
+    assert batch.advantages[:, 1].tolist() == [1, 2, 5, 6]
+    assert batch.part.tolist() == [0, 0, 2, 2]
+    assert batch.temperatures.tolist() == pytest.approx([1, 1, 0.8, 0.8])
+    assert advantage.seen[0] == pytest.approx(np.array([[1, 2], [NAN, NAN], [5, 6]]), nan_ok=True)
+
+
+def test_a_draft_is_trained_by_the_mean_reward_of_what_it_led_to() -> None:
+    """Three drafts of the second view lead to 2, 2 and 1 responses with rewards 1, 0 | 1, 1 | 0."""
+    drafts = [rollout("p", 1, [9], [40 + d]) for d in range(3)]
+    solver = tuple(rollout("p", 0, [1], [2]) for _ in range(5))
+    staged = tuple(replace(rollout("p", 1, [8], [20 + n]), draft=drafts[d]) for n, d in enumerate([0, 0, 1, 1, 2]))
+    problem = ProblemRollouts(Problem("p", "?"), (solver, staged))
+    advantage = AsIs()
+    batch = made([problem], [judgement("p", [[0] * 5, [1, 0, 1, 1, 0]])], advantage)
+    assert batch.part.tolist() == [0] * 5 + [1] * 5 + [3] * 3  # drafts of view v are part V + v
+    assert batch.token_ids[10:].tolist() == [[9, 40], [9, 41], [9, 42]]
+    assert batch.advantages[10:, 1].tolist() == [0.5, 1, 0]
+    assert advantage.seen[1].tolist() == [[0.5, 1, 0]]
+
+
+def test_drafts_of_an_untrained_view_stay_out() -> None:
+    draft = rollout("p", 0, [9], [40])
+    problem = ProblemRollouts(Problem("p", "?"), ((replace(rollout("p", 0, [8], [20]), draft=draft),),))
+    assert make_batch([problem], [judgement("p", [[1]], [False])], AsIs(), [Trainable(1.0)]) is None
+
+
 def test_labels_must_meet_their_own_problem() -> None:
     rows = [([1], [2]), ([1], [3])]
     problems = [rollouts("p", [rows]), rollouts("q", [rows])]
     judged = [judgement("p", [[1, 0]]), judgement("q", [[0, 1]])]
     with pytest.raises(AssertionError, match="labels must meet their own problem"):
-        make_batch(problems, judged[::-1], Grpo(Grpo.Options()), 1.0)
+        make_batch(problems, judged[::-1], Grpo(Grpo.Options()), [Trainable(1.0)])
     for shorter in (judged[:1], []):
         with pytest.raises(ValueError, match="zip"):
-            make_batch(problems, shorter, Grpo(Grpo.Options()), 1.0)
+            make_batch(problems, shorter, Grpo(Grpo.Options()), [Trainable(1.0)])
 
 
 def test_with_real_advantages() -> None:
@@ -147,7 +182,7 @@ def test_only_finite_advantages_reach_a_batch(data: st.DataObject, group: str) -
         problems.append(rollouts(str(p), [[([1], [2])] * n for n in counts]))
         judged.append(judgement(str(p), rewards, trained))
         num_rows += sum(n for n, t in zip(counts, trained, strict=True) if t)
-    batch = make_batch(problems, judged, Grpo(Grpo.Options.model_validate({"group": group})), 1.0)
+    batch = make_batch(problems, judged, Grpo(Grpo.Options.model_validate({"group": group})), [Trainable(1.0)] * num_views)
     if num_rows == 0:
         assert batch is None
         return

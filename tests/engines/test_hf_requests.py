@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,42 @@ def test_every_stop_token_of_the_generation_config_stops(save_model: SaveModel, 
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_stop_text_ends_the_response_before_it(engine_of: MakeEngine) -> None:
+    """The same seeds give the same tokens up to the stop text, which the text leaves out and the tokens keep."""
+    engine = engine_of("quickstart")
+    stop = "SOLUTION: "
+    free = sample(engine, "REFRAME: 52-37\n", Sampling(64), num_samples=24)
+    cut = sample(engine, "REFRAME: 52-37\n", Sampling(64, stop=("never said", stop)), num_samples=24)
+    assert sum(stop in r.text for r in free) >= 20
+    for whole, part in zip(free, cut, strict=True):
+        n = len(part.token_ids)
+        assert part.token_ids.tolist() == whole.token_ids[:n].tolist()
+        assert part.logprobs.tolist() == whole.logprobs[:n].tolist()
+        assert part.text == whole.text.partition(stop)[0]
+        assert part.finish_reason == ("stop" if stop in whole.text else whole.finish_reason)
+        if stop in whole.text:
+            assert engine.tokenizer.decode(part.token_ids).endswith(stop)
+
+
+def test_a_stop_text_of_several_tokens_and_one_that_comes_at_once(engine_of: MakeEngine) -> None:
+    engine = engine_of("quickstart")
+    (whole,) = sample(engine, SUM, GREEDY)
+    (cut,) = sample(engine, SUM, Sampling(20, temperature=0, stop=(whole.text[3:8],)))
+    assert (cut.text, cut.finish_reason) == (whole.text[:3], "stop")
+    assert engine.tokenizer.decode(cut.token_ids) == whole.text[:8]
+    (empty,) = sample(engine, SUM, Sampling(20, temperature=0, stop=(whole.text[0],)))
+    assert (empty.text, len(empty.token_ids)) == ("", 1)
+
+
+def test_a_response_prefix_is_continued_and_not_repeated(engine_of: MakeEngine) -> None:
+    engine = engine_of("quickstart")
+    (whole,) = sample(engine, SUM, GREEDY)
+    prompt = Prompt("p", "solver", text=SUM, response_prefix=whole.text[:5])
+    ((rest,),) = engine.sample([SampleRequest(prompt, (0,))], GREEDY, 0)
+    assert rest.text == whole.text[5:]
+    assert engine.tokenizer.decode(rest.prompt_ids) == SUM + whole.text[:5]
+
+
 def test_rollouts_carry_their_prompt_in_the_requests_order(engine_of: MakeEngine) -> None:
     engine = engine_of("llama")
     texts = ["q w e r t y", "a", "z x c"]
@@ -114,6 +151,18 @@ def test_chat_messages_go_through_the_template(save_model: SaveModel) -> None:
     (same,) = sample(engine, " ".join(words[1:]), GREEDY)
     assert same.prompt_ids.tolist() == want
     assert group[0].token_ids.tolist() == same.token_ids.tolist()
+
+
+def test_template_options_and_prefix_reach_the_chat_template(save_model: SaveModel) -> None:
+    engine = new_engine(save_model("llama", chat=True))
+    engine.tokenizer.chat_template += "{% if think is defined %}{{ 'z' if think else 'y' }} {% endif %}"
+    plain = Prompt("p", "solver", messages=({"role": "user", "content": "q"},))
+    first = engine.count_tokens([plain])[0]
+    for think, word in ((True, "z"), (False, "y")):
+        prompt = replace(plain, template_options={"think": think}, response_prefix="a b")
+        ((rollout,),) = engine.sample([SampleRequest(prompt, (0,))], GREEDY, 0)
+        assert len(rollout.prompt_ids) == first + 3
+        assert engine.tokenizer.decode(rollout.prompt_ids).split()[-3:] == [word, "a", "b"]
 
 
 def test_chat_messages_without_a_template_name_the_view(engine_of: MakeEngine) -> None:

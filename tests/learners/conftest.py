@@ -77,7 +77,15 @@ class Workshop:
         old = np.where(mask, naive_logprobs(self.model, ids, lengths, temperature) + rng.normal(0, 0.3, shape), 0)
         advantages = np.where(mask, rng.normal(0, 1, (num_rows, 1)), 0)
         view = np.sort(rng.integers(0, num_views, num_rows))
-        return Batch(ids, lengths, mask, old.astype(np.float32), advantages.astype(np.float32), view, temperature)
+        return Batch(
+            ids,
+            lengths,
+            mask,
+            old.astype(np.float32),
+            advantages.astype(np.float32),
+            view,
+            np.full(num_rows, temperature, np.float32),
+        )
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
         batch.response_mask[rows, :width],
         batch.old_logprobs[rows, :width],
         batch.advantages[rows, :width],
-        batch.view[rows],
-        batch.temperature,
+        batch.part[rows],
+        batch.temperatures[rows],
     )
 
 
@@ -35,7 +35,7 @@ def naive_rows(model: Any, batch: Batch) -> list[list[tuple[Tensor, Tensor, floa
     """Per row and response token: log-prob, distribution, the engine's log-prob, advantage. One row at a time, unpadded."""
     rows = []
     for b, length in enumerate(batch.lengths):
-        logits = model(input_ids=torch.from_numpy(batch.token_ids[b : b + 1, :length])).logits[0] / batch.temperature
+        logits = model(input_ids=torch.from_numpy(batch.token_ids[b : b + 1, :length])).logits[0] / float(batch.temperatures[b])
         row = []
         for t in range(length):
             if batch.response_mask[b, t]:
@@ -63,7 +63,7 @@ def naive_objective(model: Any, reference: Any, batch: Batch, clip: float, kl_co
                 surrogate = torch.maximum(ratio, torch.tensor(1 - clip)) * advantage
                 clipped = value < 1 - clip
             kl = torch.exp(ref - logp) - (ref - logp) - 1
-            losses.setdefault(int(batch.view[b]), []).append(-surrogate + kl_coef * kl)
+            losses.setdefault(int(batch.part[b]), []).append(-surrogate + kl_coef * kl)
             seen["policy_loss"].append(-float(surrogate.detach()))
             seen["clipped"].append(float(clipped))
             seen["entropy"].append(-float((logps.exp() * logps).sum().detach()))
@@ -101,7 +101,7 @@ def test_gradient_and_metrics_equal_the_naive_ones(workshop: Any, num_views: int
     learner = workshop.learner(kl_coef=kl_coef, max_tokens_per_micro_batch=30)
     shake(learner)
     batch = workshop.batch(num_views=num_views, seed=num_views, temperature=temperature)
-    assert len(set(batch.view.tolist())) == num_views
+    assert len(set(batch.part.tolist())) == num_views
     model, reference = copy.deepcopy(learner.model), workshop.learner().model
     objective, metrics = naive_objective(model, reference, batch, clip=0.2, kl_coef=kl_coef)
     assert 0.1 < metrics["clipped"] < 0.9
@@ -129,14 +129,14 @@ def test_each_view_counts_alike_whatever_its_number_of_tokens(workshop: Any) -> 
     apart = []
     for view in (0, 1):
         learner = workshop.learner(kl_coef=0.0)
-        learner.update(select_rows(batch, np.flatnonzero(batch.view == view).tolist()), 1)
+        learner.update(select_rows(batch, np.flatnonzero(batch.part == view).tolist()), 1)
         apart.append(gradients(learner))
     learner = workshop.learner(kl_coef=0.0)
     learner.update(batch, 1)
     for name, gradient in gradients(learner).items():
         assert gradient.numpy() == pytest.approx((apart[0][name] + apart[1][name]).numpy(), abs=1e-6), name
     # The batch is not one whose views happen to be equally long.
-    assert len(set(np.bincount(batch.view, weights=batch.response_mask.sum(1)).tolist())) == 2
+    assert len(set(np.bincount(batch.part, weights=batch.response_mask.sum(1)).tolist())) == 2
 
 
 def test_clip_width_is_the_losss(workshop: Any) -> None:
@@ -165,6 +165,7 @@ def test_one_token(workshop: Any) -> None:
         np.array([[0, -2]], dtype=np.float32),
         np.array([[0, 1]], dtype=np.float32),
         np.array([0]),
+        np.ones(1, dtype=np.float32),
     )
     report = workshop.learner().update(batch, 1)
     assert report.policy_version == 1
@@ -231,7 +232,7 @@ def test_token_logprobs_equal_a_full_forward(workshop: Any, temperature: float) 
     batch = workshop.batch(num_rows=7, seed=3, temperature=temperature)
     model = workshop.learner().model
     ids, mask = torch.from_numpy(batch.token_ids), torch.from_numpy(batch.response_mask)
-    got, entropy = token_logprobs(model, ids, mask, temperature)
+    got, entropy = token_logprobs(model, ids, mask, torch.full((7,), temperature))
     with torch.no_grad():
         rows = naive_rows(model, batch)
     want = [float(logp) for row in rows for logp, *_ in row]

@@ -257,16 +257,16 @@ def test_sync_brings_the_engine_to_the_learners_version(workshop: Any) -> None:
     learner = workshop.learner(lr=0.1)
     runtime = InProcessRuntime(HfEngine(HfEngine.Options(), workshop.model), learner)
     requests = {"solver": [SampleRequest(Prompt("p", "solver", text="a"), tuple(range(8)))]}
-    before = runtime.sample(requests, Sampling(12), 0)["solver"][0]
+    before = runtime.sample(requests, {"solver": Sampling(12)}, 0)["solver"][0]
     assert runtime.update(workshop.batch(), 1).policy_version == runtime.policy_version == 1
     # The learner's model is not the engine's: nothing moves before the sync.
     with pytest.raises(StaleWeightsError):
-        runtime.sample(requests, Sampling(12), 1)
-    assert [r.token_ids.tolist() for r in runtime.sample(requests, Sampling(12), 0)["solver"][0]] == [
+        runtime.sample(requests, {"solver": Sampling(12)}, 1)
+    assert [r.token_ids.tolist() for r in runtime.sample(requests, {"solver": Sampling(12)}, 0)["solver"][0]] == [
         r.token_ids.tolist() for r in before
     ]
     assert runtime.sync()["seconds"] >= 0
-    after = runtime.sample(requests, Sampling(12), 1)["solver"][0]
+    after = runtime.sample(requests, {"solver": Sampling(12)}, 1)["solver"][0]
     assert {r.policy_version for r in after} == {1}
     assert [r.token_ids.tolist() for r in after] != [r.token_ids.tolist() for r in before]
     assert_equal(runtime.engine.weights(), learner.weights())
@@ -304,7 +304,9 @@ def test_an_engines_logprobs_are_the_learners(workshop: Any) -> None:
         ids[b, : lengths[b]] = [*r.prompt_ids, *r.token_ids]
         mask[b, len(r.prompt_ids) : lengths[b]] = True
         old[b, len(r.prompt_ids) : lengths[b]] = r.logprobs
-    batch = Batch(ids, lengths, mask, old, mask.astype(np.float32), np.zeros(8, dtype=np.int64), temperature)
+    batch = Batch(
+        ids, lengths, mask, old, mask.astype(np.float32), np.zeros(8, dtype=np.int64), np.full(8, temperature, np.float32)
+    )
     metrics = workshop.learner().update(batch, 1).metrics
     assert metrics["engine_gap_max"] < 1e-5
     assert metrics["clipped"] == 0

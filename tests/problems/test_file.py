@@ -177,7 +177,7 @@ def test_a_list_of_options_makes_a_row_multiple_choice(tmp_path: Path) -> None:
         tmp_path, {"id": 1, "question": "q", "options": ["x", "y"], "answer": "B"}, {"id": 2, "question": "q", "answer": "3"}
     )
     assert read_from.problems() == [Problem("1", "q", "choice", ("x", "y")), Problem("2", "q")]
-    assert [p.choices for p in source(tmp_path / "set.jsonl", options_column=None).problems()] == [(), ()]
+    assert [p.choices for p in source(tmp_path / "set.jsonl", options_column="").problems()] == [(), ()]
 
 
 def test_options_in_csv_and_parquet(tmp_path: Path) -> None:

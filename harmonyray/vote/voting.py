@@ -1,4 +1,4 @@
-"""`harmonyray vote`: recorded answers in, pseudo-labels out, under one selector or all of them. No model, no torch, no ray.
+"""`harmonyray vote`: recorded answers in, pseudo-labels out, under one selector or several. No model, no torch, no ray.
 
 Problems stream through in chunks. Only a selector that learns from all votes before it judges any (`reliability`, and so
 "all") makes the verb hold the counts of every problem of a file. A run is replayed step by step, as it was trained.
@@ -9,14 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from harmonyray import registry
 from harmonyray.answers.equivalence import Equivalence
@@ -24,25 +21,26 @@ from harmonyray.ballots import Ballot, file_ballots, run_ballots
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.protocols import Selector
 from harmonyray.records import STREAM, BadRows, RecordWriter, check_folder, check_out, chunks, no_rows
-from harmonyray.selectors import default_selectors
+from harmonyray.records.columns import BOOL, FLOAT, TEXT
 from harmonyray.selectors.applying import fit_and_select, learns
 from harmonyray.selectors.votes import Majority
 from harmonyray.types import Consensus
+from harmonyray.vote.candidates import ALL, DEFAULT, Candidate, make_candidates
 
-ALL = "all"
-DEFAULT = "harmonic"
 PICTURES = (".png", ".svg", ".pdf")
 _CHUNK = 256
+_KINDS = {"label": TEXT, "scores": ("map", TEXT, FLOAT), "margin": FLOAT, "tie": BOOL}  # of Parquet's columns
 
 
 @dataclass(frozen=True, slots=True)
 class VoteRequest:
-    """`source`: a file, `-`, or a run's directory. `selector`: a name or "all", with its `options`. `out`: where the labels
-    go (`-`: standard output). `view`: whose label counts where views are judged apart (None: the first). `problems`: a
-    source of gold answers, by id. `extract`: the kind of answer to find in whole responses (None: they are extracted)."""
+    """`source`: a file, `-`, or a run's directory. `selectors`: names (also several in one, with commas) or "all", with the
+    `options` of an only one. `out`: where the labels go (`-`: standard output). `view`: whose label counts where views are
+    judged apart (None: the first). `problems`: a source of gold answers, by id, which go before those of the rows. `extract`:
+    the kind of answer to find in whole responses (None: they are extracted)."""
 
     source: str
-    selector: str = DEFAULT
+    selectors: Sequence[str] = (DEFAULT,)
     options: Mapping[str, Any] = field(default_factory=dict)
     out: str | None = None
     plot: Path | None = None
@@ -51,67 +49,66 @@ class VoteRequest:
     extract: str | None = None
     skip_bad: bool = False
 
-
-@dataclass(slots=True)
-class Candidate:
-    """A selector and how it has done so far."""
-
-    name: str
-    selector: Selector
-    num_abstained: int = 0
-    num_different: int = 0
-    num_right: int = 0
-
-
-def parse_options(items: Sequence[str]) -> dict[str, Any]:
-    """`["lam=2", "of.type=harmonic"]` as nested options. Raises ConfigError for an item that cannot be read."""
-    for item in items:
-        if "=" not in item:
-            raise ConfigError(f"-o {item!r} is not of the form key=value, e.g. -o lam=1.5 or -o weights=[0.6,0.4]")
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.from_dotlist(list(items)), resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError) as e:
-        raise ConfigError(f"-o {' -o '.join(items)} cannot be read: {e}") from e
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+    @property
+    def compares(self) -> bool:
+        """Whether there may be several selectors, so that rows name theirs."""
+        return len(self.selectors) > 1 or any("," in item or item == ALL for item in self.selectors)
 
 
 def run_vote(request: VoteRequest) -> dict[str, Any]:
     """Votes on every problem and returns the JSON object of the contract.
 
-    With "all", `selectors` has the figures of each, and the top level those of the default one. Raises UserError for an
-    input, option or output that cannot be used, GraderError if the solver cannot be kept alive.
+    With several selectors, `selectors` has the figures of each, and the top level those of the first one (of "all": harmonic).
+    Raises UserError for an input, option or output that cannot be used, GraderError if the solver cannot be kept alive.
     """
     begun = time.perf_counter()
-    candidates = _candidates(request)
+    make_candidates(request.selectors, request.options, None)
     _check_outputs(request)
     gold = _gold(request.problems)
     bad = BadRows(request.skip_bad)
-    majority = Majority(Majority.Options())
-    totals = {"num_problems": 0, "num_gold": 0, "num_timeouts": 0}
-    with Equivalence() as equivalence, RecordWriter(request.out, _schema) as writer:
+    totals = {"num_problems": 0, "num_gold": 0, "num_timeouts": 0} | ({"num_in_problems": 0} if request.problems else {})
+    with Equivalence() as equivalence, RecordWriter(request.out, _KINDS) as writer:
         ballots = _ballots(request, equivalence, bad)
-        for chunk in _chunks(ballots, whole=any(learns(c.selector) for c in candidates)):
-            chosen = {c.name: _select(c.selector, chunk) for c in candidates}
-            reference = _labels(chosen.get("majority") or _select(majority, chunk), chunk, request)
+        first = next(ballots, None)
+        if first is None:
+            raise no_rows(request.source, bad)
+        _check_view(request.view, first.views)
+        candidates = make_candidates(request.selectors, request.options, first.views)
+        for chunk in _chunks(chain([first], ballots), whole=any(learns(c.selector) for c in candidates)):
+            if request.problems:
+                totals["num_in_problems"] += sum(str(b.id) in gold for b in chunk)
             golds = [gold.get(str(b.id), b.gold) for b in chunk]
             totals["num_problems"] += len(chunk)
             totals["num_gold"] += sum(g is not None for g in golds)
             totals["num_timeouts"] += sum(b.num_timeouts for b in chunk)
-            labels = {c.name: _labels(chosen[c.name], chunk, request) for c in candidates}
-            right, timeouts = _right(labels, chunk, golds, equivalence)
-            totals["num_timeouts"] += timeouts
-            for c in candidates:
-                _tally(c, labels[c.name], reference, right[c.name])
-                writer.write(_rows(c.name, chosen[c.name], labels[c.name], chunk, request))
-        if not totals["num_problems"]:
-            no_rows(request.source, bad)
-    summary = _summary(request, candidates, totals, bad.num_skipped)
+            totals["num_timeouts"] += _judge(candidates, chunk, golds, request, equivalence, writer)
+        _check_found(request, gold, totals, first)
+    summary = _summary(request, candidates, totals, bad)
     if request.plot is not None:
         from harmonyray.vote_report import plot_vote
 
         plot_vote(summary, request.plot)
     return {**summary, "wall_seconds": time.perf_counter() - begun}
+
+
+def _judge(
+    candidates: Sequence[Candidate],
+    chunk: Sequence[Ballot],
+    golds: Sequence[str | None],
+    request: VoteRequest,
+    equivalence: Equivalence,
+    writer: RecordWriter,
+) -> int:
+    """Lets every selector judge a chunk, counts and writes; gives the comparisons with gold answers that were given up."""
+    chosen = {c.name: _select(c.selector, chunk) for c in candidates}
+    reference = _labels(chosen.get("majority") or _select(Majority(Majority.Options()), chunk), chunk, request)
+    labels = {c.name: _labels(chosen[c.name], chunk, request) for c in candidates}
+    right, num_timeouts = _right(labels, chunk, golds, equivalence)
+    for c in candidates:
+        c.num_ties += sum(consensus.tie for consensus in chosen[c.name])
+        _tally(c, labels[c.name], reference, right[c.name])
+        writer.write(_rows(c.name, chosen[c.name], labels[c.name], chunk, request))
+    return num_timeouts
 
 
 def _chunks(ballots: Iterator[Ballot], whole: bool) -> Iterator[list[Ballot]]:
@@ -123,21 +120,17 @@ def _chunks(ballots: Iterator[Ballot], whole: bool) -> Iterator[list[Ballot]]:
             yield from chunks(group, _CHUNK)
 
 
-def _candidates(request: VoteRequest) -> list[Candidate]:
-    if request.selector != ALL:
-        options = registry.make_options("selectors", request.selector, "", request.options)
-        return [Candidate(request.selector, registry.resolve("selectors", request.selector)(options))]
-    if request.options:
-        raise ConfigError(f"-o {next(iter(request.options))!r} belongs to one selector: name it with --selector, not 'all'")
-    return [Candidate(name, selector) for name, selector in default_selectors().items()]
-
-
 def _check_outputs(request: VoteRequest) -> None:
     check_out(request.out, request.source)
     if request.plot is not None:
         if request.plot.suffix.lower() not in PICTURES:
             raise ConfigError(f"--plot '{request.plot}': expected a name ending in {', '.join(PICTURES)}")
         check_folder("--plot", request.plot)
+
+
+def _check_view(view: str | None, views: Sequence[str]) -> None:
+    if view is not None and view not in views:
+        raise ConfigError(f"--view {view!r}: {registry.nearest(view, list(views))}")
 
 
 def _gold(problems: str | None) -> dict[str, str]:
@@ -152,16 +145,20 @@ def _gold(problems: str | None) -> dict[str, str]:
     return gold
 
 
-def _ballots(request: VoteRequest, equivalence: Equivalence, bad: BadRows) -> Iterator[Ballot]:
-    def check_view(views: Sequence[str]) -> None:
-        if request.view is not None and request.view not in views:
-            raise ConfigError(f"--view {request.view!r}: {registry.nearest(request.view, list(views))}")
+def _check_found(request: VoteRequest, gold: Mapping[str, str], totals: Mapping[str, int], first: Ballot) -> None:
+    if request.problems is not None and not totals["num_in_problems"]:
+        raise ProblemError(
+            f"--problems {request.problems!r}: 0 of {totals['num_problems']} ids found; ids here are like {str(first.id)!r}, "
+            f"there like {next(iter(gold))!r}: expected the same ids in both"
+        )
 
+
+def _ballots(request: VoteRequest, equivalence: Equivalence, bad: BadRows) -> Iterator[Ballot]:
     if request.source != STREAM and Path(request.source).expanduser().is_dir():
         if request.extract is not None:
             raise ConfigError("--extract is for files of responses; a run's answers are extracted already: leave it out")
-        return run_ballots(Path(request.source).expanduser(), check_view)
-    return file_ballots(request.source, equivalence, bad, request.extract, check_view)
+        return run_ballots(Path(request.source).expanduser())
+    return file_ballots(request.source, equivalence, bad, request.extract)
 
 
 def _select(selector: Selector, chunk: Sequence[Ballot]) -> list[Consensus]:
@@ -217,35 +214,24 @@ def _rows(
             "label": None if label is None else ballot.representatives[label],
             "scores": dict(zip(ballot.representatives, scores.tolist(), strict=True)),
             "margin": consensus.margin,
+            "tie": consensus.tie,
         }
         if ballot.step is not None:
             row["step"] = ballot.step
-        out.append({**row, "selector": name} if request.selector == ALL else row)
+        out.append({**row, "selector": name} if request.compares else row)
     return out
 
 
-def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Parquet's columns: scores are a map from answer to score; ids are integers where all of the first rows' are."""
-    import pyarrow as pa
-
-    numbered = bool(rows) and all(isinstance(row["id"], int) for row in rows)
-    fields = [("id", pa.int64() if numbered else pa.string()), ("label", pa.string())]
-    fields += [("scores", pa.map_(pa.string(), pa.float64())), ("margin", pa.float64())]
-    extra = {"step": pa.int64(), "selector": pa.string()}
-    return pa.schema(fields + [(key, kind) for key, kind in extra.items() if rows and key in rows[0]])
-
-
-def _summary(
-    request: VoteRequest, candidates: Sequence[Candidate], totals: Mapping[str, int], num_skipped: int
-) -> dict[str, Any]:
+def _summary(request: VoteRequest, candidates: Sequence[Candidate], totals: Mapping[str, int], bad: BadRows) -> dict[str, Any]:
     problems, num_gold = totals["num_problems"], totals["num_gold"]
     table: dict[str, dict[str, Any]] = {}
     for c in candidates:
         table[c.name] = {
             "num_abstained": c.num_abstained,
-            "coverage": (problems - c.num_abstained) / problems if problems else 0.0,
-            "disagreement": c.num_different / problems if problems else 0.0,
+            "num_ties": c.num_ties,
+            "coverage": (problems - c.num_abstained) / problems,
+            "disagreement": c.num_different / problems,
         } | ({"accuracy": c.num_right / num_gold} if num_gold else {})
-    named = DEFAULT if request.selector == ALL else request.selector
-    out = {**totals, "num_skipped": num_skipped, "selector": named, **table[named]}
-    return {**out, "selectors": table} if request.selector == ALL else out
+    skipped = {"num_skipped": bad.num_skipped, "skipped": sorted(bad.skipped)}
+    out = {**totals, **skipped, "selector": candidates[0].name, **table[candidates[0].name]}
+    return {**out, "selectors": table} if request.compares else out

@@ -1,0 +1,76 @@
+"""What is right on its own in a configuration and impossible together: views without a place, models nobody trains."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from harmonyray.errors import ConfigError
+from harmonyray.registry import nearest, resolve
+
+if TYPE_CHECKING:
+    from harmonyray.config import Config
+
+
+def check_together(c: Config) -> None:
+    """Raises ConfigError for the first combination that cannot work, naming its keys and the way out."""
+    if not c.views:
+        raise ConfigError("'views' is empty: name at least one view, e.g. views.solver.type=solver")
+    for name in c.views:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
+    _check_models(c)
+    groups = _check_groups(c)
+    gpus = [c.placement.for_group(g).num_gpus for g in groups] + [c.placement.learner.num_gpus]
+    if c.sync.backend == "nccl" and min(gpus) == 0:
+        raise ConfigError(
+            "'sync.backend' is nccl, but a view or the learner has num_gpus 0: give each a GPU, or use auto or gloo"
+        )
+    if c.audit.action == "down_weight" and not hasattr(resolve("methods", c.method.type), "weigh_views"):
+        raise ConfigError(f"'audit.action' is down_weight, but method {c.method.type} does not weigh views: use report")
+    if c.runtime.type == "in_process" and any(c.placement.for_group(g).replicas > 1 for g in groups):
+        raise ConfigError("'runtime.type' is in_process, which has one engine per view: set placement replicas to 1, or use ray")
+    check = getattr(resolve("methods", c.method.type), "check", None)
+    if check is not None:  # a method of the user's own need not derive from MethodBase
+        check(c.method.options, tuple(c.views))
+
+
+def _check_models(c: Config) -> None:
+    """Which views are trained, and what may be sampled how."""
+    if all(view.model is not None for view in c.views.values()):
+        raise ConfigError(
+            "every view has a 'model' of its own, so there is nothing to train: leave 'model' out where model.path shall answer"
+        )
+    for name, view in c.views.items():
+        if view.model is None and view.top_p < 1:
+            raise ConfigError(
+                f"'views.{name}.top_p' is {view.top_p:g}, but the view is trained, and tokens from a cut distribution would bias "
+                "the update: leave it at 1 (evaluation has its own, eval.top_p)"
+            )
+
+
+def _check_groups(c: Config) -> list[str]:
+    """The names of the engine groups. Raises ConfigError for views that cannot share one."""
+    owner: dict[str, str] = {}
+    for group, views in c.placement.share.items():
+        where = f"'placement.share.{group}'"
+        if group in c.views:
+            raise ConfigError(f"{where} has the name of a view: call the group something else")
+        if len(views) < 2:
+            raise ConfigError(f"{where} names {len(views)} view(s): expected at least two that share a group")
+        for view in views:
+            if view not in c.views:
+                raise ConfigError(f"{where} names a view that does not exist: {nearest(view, list(c.views))}")
+            if view in owner:
+                raise ConfigError(f"{where} names view {view!r}, which {owner[view]!r} has already: a view sits in one group")
+            owner[view] = group
+        models = {c.views[view].model or c.model.path for view in views}
+        if len(models) > 1:
+            raise ConfigError(f"{where} holds views of different models, {sorted(models)}: a group runs one model")
+    groups = [view for view in c.views if view not in owner] + list(c.placement.share)
+    for name in c.placement.views:
+        if name in owner:
+            raise ConfigError(f"'placement.views.{name}': the view shares group {owner[name]!r}: place that instead")
+        if name not in groups:
+            raise ConfigError(f"'placement.views.{name}' places a view or group that does not exist: {nearest(name, groups)}")
+    return groups

@@ -1,0 +1,119 @@
+"""`harmonyray data prepare`: any problem source as the normal form, questions in one file and gold answers in another.
+
+A question's row: `id`, `question`, `kind`, and where there are any `choices`, `category`, `rewordings` (by name). A gold row:
+`id`, `answer`. The file source reads both without being told a column.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harmonyray.errors import ConfigError, ProblemError
+from harmonyray.problems.presets import PRESETS
+from harmonyray.records import RecordWriter, check_folder
+from harmonyray.registry import BUILT_IN, make_options, nearest, resolve
+from harmonyray.types import Problem
+
+_JSONL = (".jsonl", ".ndjson")
+_KIND = "problems"
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRequest:
+    """`name`: a benchmark, a source's type, or a file. `options` of the source; `limit`: the first so many problems. `force`:
+    replace files that are there."""
+
+    name: str
+    out: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    force: bool = False
+
+
+def run_prepare(request: PrepareRequest) -> dict[str, Any]:
+    """Writes the questions to `out` and the gold answers beside it; each file appears when both are whole.
+
+    Gives `out, gold (None where the source has none), num_problems, num_gold, kinds, categories, wall_seconds`. Raises UserError
+    for a source that cannot be read, and for files that cannot be written or are there already.
+    """
+    begun = time.perf_counter()
+    questions = Path(request.out).expanduser()
+    answers = questions.with_name(f"{questions.stem}.gold.jsonl")
+    kind, options = find_source(request.name, request.options, request.limit)
+    _check_outputs(request, questions, answers, str(options.get("path", "")))
+    source = resolve(_KIND, kind)(make_options(_KIND, kind, _KIND, options))
+    problems, gold = source.problems(), source.gold()
+    unknown = [problem_id for problem_id in gold if problem_id not in {p.id for p in problems}]
+    if unknown:
+        raise ProblemError(f"{request.name}: gold() has {unknown[0]!r}, which problems() has not; expected the same ids in both")
+    with RecordWriter(str(questions)) as question_file, RecordWriter(str(answers) if gold else None) as answer_file:
+        question_file.write([question_row(p) for p in problems])
+        answer_file.write([{"id": p.id, "answer": gold[p.id].text} for p in problems if p.id in gold])
+    if not gold:
+        answers.unlink(missing_ok=True)  # of the questions that --force has replaced
+    return {
+        "out": str(questions),
+        "gold": str(answers) if gold else None,
+        "num_problems": len(problems),
+        "num_gold": len(gold),
+        "kinds": dict(sorted(Counter(p.kind for p in problems).items())),
+        "categories": dict(sorted(Counter(p.category for p in problems if p.category).items())),
+        "wall_seconds": time.perf_counter() - begun,
+    }
+
+
+def find_source(name: str, options: Mapping[str, Any], limit: int | None) -> tuple[str, dict[str, Any]]:
+    """The type of source that `name` stands for (a benchmark, a type, else a file) and its options.
+
+    Raises ConfigError for a name that is nothing of these.
+    """
+    given = dict(options) | ({} if limit is None else {"limit": limit})
+    if name in PRESETS:
+        return "hub", {"name": name, **given}
+    if name in BUILT_IN[_KIND] or (":" in name and not Path(name).exists()):
+        return name, given
+    if not Path(name).suffix and not Path(name).expanduser().exists():
+        known = nearest(name, [*PRESETS, *BUILT_IN[_KIND]])
+        raise ConfigError(f"{name!r} is neither a benchmark nor a type of source nor a file: {known}")
+    return "file", {"path": name, **given}
+
+
+def question_row(problem: Problem) -> dict[str, Any]:
+    """A problem in the normal form, ready for JSON."""
+    row: dict[str, Any] = {"id": problem.id, "question": problem.text, "kind": problem.kind}
+    if problem.choices:
+        row["choices"] = list(problem.choices)
+    if problem.category:
+        row["category"] = problem.category
+    if problem.rewordings:
+        row["rewordings"] = dict(problem.rewordings)
+    return row
+
+
+def describe_prepare(summary: Mapping[str, Any]) -> str:
+    """The summary for a person, with the lines of YAML that read the files back."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in summary["kinds"].items())
+    lines = [
+        f"{summary['num_problems']} problems ({kinds}), {summary['num_gold']} with a gold answer, {summary['wall_seconds']:.1f} s"
+    ]
+    if summary["categories"]:
+        lines.append("categories: " + ", ".join(f"{name} ({count})" for name, count in summary["categories"].items()))
+    gold = f", gold_path: {json.dumps(summary['gold'])}" if summary["gold"] else ""
+    return "\n".join([*lines, f"problems: {{type: file, path: {json.dumps(summary['out'])}{gold}}}"])
+
+
+def _check_outputs(request: PrepareRequest, questions: Path, answers: Path, source: str) -> None:
+    if questions.suffix.lower() not in _JSONL:
+        raise ConfigError(f"--out {request.out!r}: expected a name ending in .jsonl or .ndjson")
+    check_folder("--out", questions)
+    for path in (questions, answers):
+        if source and path.exists() and Path(source).expanduser().exists() and path.samefile(Path(source).expanduser()):
+            raise ConfigError(f"--out {request.out!r} would replace the input {source!r}: name another file")
+        if path.is_dir() or (path.exists() and not request.force):
+            raise ConfigError(f"--out: {path} is there already: name another file, or replace it with --force")

@@ -1,0 +1,168 @@
+"""The evaluation of a model that is not in training: what `eval` of the command line does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harmonyray import build
+from harmonyray.config import Config
+from harmonyray.console import Reporter
+from harmonyray.engines.paths import BUILT_IN_MODELS, model_path
+from harmonyray.errors import ConfigError, ProblemError
+from harmonyray.eval_report import SampleFile, make_directory, progress_bar, write_summary
+from harmonyray.evaluate import Evaluator, Record
+from harmonyray.measures import Scores, category_intervals, intervals
+from harmonyray.problems.presets import PRESETS
+from harmonyray.registry import BUILT_IN, nearest
+from harmonyray.run import tracking_place
+from harmonyray.rundir import flat
+from harmonyray.tracking import MlflowRun
+from harmonyray.types import GoldAnswer
+
+
+def run_evaluation(
+    config: Config, view: str | None = None, out: Path | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Evaluates `config.model` on `config.problems` and returns the JSON object of `harmonyray eval`.
+
+    `view` is whose `avg_at_k`, `pass_at_k` and `greedy` stand at the top level (the first view without it). With `out` the
+    results are also left there, as `eval.json` and `eval.parquet`, and in an MLflow run. Raises UserError before anything is
+    started, RunError for a failure.
+    """
+    begun = time.perf_counter()
+    reporter = reporter or Reporter(quiet=True)
+    chosen = _chosen_view(config, view)
+    problems, gold = build.load_problems(config)
+    if not gold:
+        raise ConfigError(
+            "evaluation needs gold answers, and this problem source has none: name its answer column (problems.answer_column)"
+        )
+    model_path(config.model.path)
+    views = build.make_views(config)
+    with _open_results(config, out, gold, reporter) as results:
+        with build.open_runtime(config, views, learn=False) as (runtime, grader):
+            fitting, skipped = build.skip_long_prompts(config, problems, views, runtime)
+            reporter.skipped(skipped, config.rollout.max_prompt_tokens)
+            without_gold = [p.id for p in fitting if p.id not in gold]
+            _say_without_gold(reporter, without_gold, len(fitting))
+            evaluator = build.make_evaluator(config, build.split_parts(config, fitting), gold, views, runtime, grader)
+            record = results.start() if results is not None else None
+            with progress_bar(reporter) as progress:
+                scored = evaluator.score(runtime.policy_version, progress, record)
+        result = _result(config, evaluator, scored, chosen)
+        result |= {"num_skipped": len(skipped), "num_without_gold": len(without_gold)}
+        result |= {"wall_seconds": time.perf_counter() - begun}
+        if results is not None:
+            result |= results.finish(result)
+    return result
+
+
+class Results:
+    """The directory and the MLflow run of an evaluation with `--out`."""
+
+    def __init__(self, config: Config, directory: Path, samples: SampleFile, mlflow: MlflowRun) -> None:
+        self.config, self.directory, self.samples, self.mlflow = config, directory, samples, mlflow
+
+    def start(self) -> Record:
+        """Where the samples go. Raises TrackingError if the MLflow store cannot be used: not after an hour's evaluation."""
+        self.run_id = self.mlflow.run_id
+        return self.samples.add
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes `eval.json` and the metrics; what the result has to say of that."""
+        where = {"out": str(self.directory.resolve()), "mlflow_run_id": self.run_id}
+        write_summary(self.directory, {**result, **where}, self.config.to_container())
+        self.mlflow.log_metrics(result["metrics"], 0)
+        return where
+
+
+@contextmanager
+def _open_results(
+    config: Config, out: Path | None, gold: Mapping[str, GoldAnswer], reporter: Reporter
+) -> Iterator[Results | None]:
+    """Results of a directory that is empty, None without one. An evaluation that fails leaves it empty.
+
+    Raises ConfigError for a directory that cannot be used, TrackingError for an MLflow store that cannot.
+    """
+    if out is None:
+        yield None
+        return
+    make_directory(out)
+    mlflow = MlflowRun(*tracking_place(config, out), config.tracking.experiment, out.resolve().name)
+    status = "FAILED"
+    try:
+        mlflow.log_params(flat(config.to_container()))
+        with SampleFile(out, list(config.views), gold) as samples:
+            yield Results(config, out, samples, mlflow)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        for path in sorted(out.iterdir()):
+            mlflow.log_artifacts(path)
+        reporter.tracking_errors(mlflow.finish(status))
+
+
+def _result(config: Config, evaluator: Evaluator, scored: Mapping[str, Scores], view: str) -> dict[str, Any]:
+    """Raises ProblemError if nothing was scored."""
+    if "eval" not in scored:
+        raise ProblemError("no problem that could be asked has a gold answer: add answers, or raise rollout.max_prompt_tokens")
+    metrics = evaluator.metrics(scored)
+    out: dict[str, Any] = {key: metrics[f"eval/{view}/{key}"] for key in ("avg_at_k", "pass_at_k", "greedy")}
+    out |= {key: metrics[f"eval/{key}"] for key in ("majority_at_k", "harmonic_at_k")}
+    ranges = {
+        f"{part}/{name}": list(interval)
+        for part, scores in scored.items()
+        for name, interval in (intervals(scores, config.seed) | category_intervals(scores, config.seed)).items()
+    }
+    out |= {"num_problems": scored["eval"].num_problems, "num_samples": config.eval.num_samples}
+    return out | {"view": view, "views": list(config.views), "metrics": metrics, "intervals": ranges}
+
+
+def _chosen_view(config: Config, view: str | None) -> str:
+    if view is None:
+        return next(iter(config.views))
+    if view not in config.views:
+        raise ConfigError(f"--view {view!r} is not a view of this configuration: {nearest(view, list(config.views))}")
+    return view
+
+
+def _say_without_gold(reporter: Reporter, ids: Sequence[str], num_problems: int) -> None:
+    if ids:
+        named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        reporter.err.print(f"left out {len(ids)} of {num_problems} problem(s) without a gold answer: {named}")
+
+
+def find_eval_config(model: str, config: str | None) -> str:
+    """The config an evaluation takes views and sampling from: the one given, the model's own run's or its own, else base."""
+    if config is not None:
+        return config
+    if model in BUILT_IN_MODELS and not Path(model).exists():
+        return model
+    beside = Path(model).parent / "config.yaml"
+    return str(beside) if Path(model).is_dir() and beside.is_file() else "base"
+
+
+def evaluation_overrides(model: str, problems: str, samples: int | None) -> list[str]:
+    """The command line's model, problems and samples as config overrides.
+
+    A file or a data set of the hub's presets is taken whole and with its own answers: `limit`, `only`, `gold_path` and
+    `holdout` of the config belong to the config's own problems.
+    """
+    is_source = problems in BUILT_IN["problems"] or (":" in problems and not Path(problems).exists())
+    out = ["name=eval", "steps=1", f"model.path={json.dumps(model)}"]
+    if is_source:
+        out.append(f"problems.type={json.dumps(problems)}")
+    else:
+        out += ["problems.limit=null", "problems.only=null", "problems.holdout=0"]
+        if problems in PRESETS and not Path(problems).exists():
+            out += ["problems.type=hub", f"problems.name={json.dumps(problems)}"]
+        else:
+            out += ["problems.type=file", f"problems.path={json.dumps(problems)}", "problems.gold_path=null"]
+    return out + ([] if samples is None else [f"eval.num_samples={samples}"])

@@ -1,0 +1,74 @@
+"""Scripted parts of an evaluation: a view that reads whole responses, a sampler that says what is written, a grader by text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from harmonyray.types import AnswerGroup, ParsedResponse, Problem, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling
+
+
+class Echo:
+    """A view that reads the whole response as the answer; "-" is none."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def render(self, problem: Problem) -> Prompt:
+        return Prompt(problem.id, self.name, text=f"{self.name}: {problem.text}")
+
+    def parse(self, problem: Problem, response: str) -> ParsedResponse:
+        return ParsedResponse(None if response == "-" else response)
+
+
+class Script:
+    """A sampler that says what is written for (problem, view): sampled answers, and one for temperature 0."""
+
+    def __init__(self, lines: Mapping[tuple[str, str], tuple[str, str]]) -> None:
+        self.lines, self.asked = lines, list[tuple[SampleRequest, Sampling, int]]()
+        self.calls = list[dict[str, int]]()
+
+    def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
+        raise AssertionError("an evaluation counts no tokens")
+
+    def sample(
+        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
+    ) -> dict[str, list[tuple[Rollout, ...]]]:
+        out: dict[str, list[tuple[Rollout, ...]]] = {}
+        self.calls.append({view: len(asked) for view, asked in requests.items()})
+        for view, asked in requests.items():
+            self.asked += [(r, sampling[view], policy_version) for r in asked]
+            out[view] = [self._one(view, r, sampling[view], policy_version) for r in asked]
+        return out
+
+    def texts(self, view: str, r: SampleRequest, sampling: Sampling) -> list[str]:
+        sampled, greedy = self.lines[r.prompt.problem_id, view]
+        return greedy.split() if sampling.temperature == 0 else sampled.split()
+
+    def _one(self, view: str, r: SampleRequest, sampling: Sampling, version: int) -> tuple[Rollout, ...]:
+        texts = self.texts(view, r, sampling)
+        assert len(texts) == len(r.seeds)
+        ids, logprobs = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return tuple(Rollout(r.prompt, ids, ids, logprobs, text, "stop", version) for text in texts)
+
+
+class ByText:
+    """A grader for which texts are the same answer, and "one" is 1."""
+
+    def __init__(self, views: Sequence[Echo]) -> None:
+        self.views, self.compared = views, list[tuple[str, str]]()
+
+    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
+        return [self._one(item) for item in rollouts]
+
+    def _one(self, item: ProblemRollouts) -> AnswerGroup:
+        read = tuple(tuple(v.parse(item.problem, s.text) for s in row) for v, row in zip(self.views, item.rollouts, strict=True))
+        answers = list(dict.fromkeys(r.answer for row in read for r in row if r.answer is not None))
+        ids = np.array([[-1 if r.answer is None else answers.index(r.answer) for r in row] for row in read])
+        return AnswerGroup(item.problem.id, ids, np.array([len(row) for row in read]), tuple(answers), read)
+
+    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        self.compared += pairs
+        same = {"one": "1"}
+        return [same.get(a, a) == same.get(b, b) for a, b in pairs]
