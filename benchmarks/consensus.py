@@ -19,11 +19,15 @@ import os
 import platform
 import re
 import resource
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+from consensus_differences import differences
 
 from harmonyray.answers.cluster import cluster_answers
 from harmonyray.answers.equivalence import Equivalence
@@ -62,8 +66,10 @@ def repeated(questions: Sequence[Question], size: int) -> Iterator[Question]:
         for name, views in questions:
             if left <= 0:
                 return
-            kept = [row[:left] for row in views]
-            left -= sum(len(row) for row in kept)
+            kept = []
+            for row in views:
+                kept.append(row[:left])
+                left -= len(kept[-1])
             yield f"{name}#{copy}", [[shifted(a, copy) for a in row] for row in kept]
         copy += 1
 
@@ -142,43 +148,6 @@ def timed(run: Callable[[], list[list[int]]], equivalence: Equivalence | None = 
     return out, time.perf_counter() - begun, processor_s(equivalence) - used
 
 
-def differences(questions: Sequence[Question], mine: list[list[int]], other: list[list[int]]) -> list[dict[str, str]]:
-    """The distinct pairs of answers that one side joins and the other does not."""
-    out: dict[tuple[str, str, str], dict[str, str]] = {}
-    for (name, views), a, b in zip(questions, mine, other, strict=True):
-        texts = [(extract_answer(text) or "") for row in views for text in row]
-        for i, j in combinations(range(len(texts)), 2):
-            joined = [ids[i] == ids[j] >= 0 for ids in (a, b)]
-            left, right = sorted((texts[i], texts[j]))
-            if joined[0] != joined[1]:
-                by = "joined here only" if joined[0] else "joined by math-verify only"
-                out.setdefault((name, left, right), {"question": name, "a": left, "b": right, "what": by})
-    return [{**item, "why": explanation(item)} for item in out.values()]
-
-
-def explanation(item: dict[str, str]) -> str:
-    """Why the two sides differ on a pair, as far as its text tells."""
-    a, b, here = item["a"], item["b"], item["what"] == "joined here only"
-    if any(sign in a + b for sign in ("√", "sqrt(", "π", "°")):
-        return "√, sqrt(, π or °: read here; math-verify keeps a number beside it"
-    words = [bool(re.search(r"[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+", "", text))) for text in (a, b)]
-    if any(words):
-        return "words: read as a name, a unit or a sentence here; as letters to multiply, or not at all, by math-verify"
-    if a == b:
-        return "one text twice: the same by its text here; math-verify reads nothing in it, or gave up"
-    if "%" in a + b:
-        return "a percentage"
-    if here and any("=" in text for text in (a, b)):
-        return "a name before the value (x = 5): dropped here"
-    if re.search(r"\d,\d", a + b):
-        return "a comma: a decimal comma or a list here, by what it is compared with; digits or a list there"
-    if "." in a + b:
-        return "a decimal: exact, or at least four places, here; six significant digits of floats there"
-    if here:
-        return "equal by exact reading here (or through a third answer), not read as the same by math-verify"
-    return "a spelling that only math-verify reads as the same"
-
-
 def growth(questions: Sequence[Question], sizes: Sequence[int]) -> list[dict[str, float]]:
     """Seconds and peak memory at each size, streamed, with fresh caches for each."""
     out = []
@@ -202,13 +171,14 @@ def compare(questions: list[Question], num_naive: int) -> dict[str, Any]:
     with Equivalence(limit_s=LIMIT_S) as equivalence:
         equivalence.check([("a+b", "b+a")])
         _, _, all_s = timed(lambda: list(ours(everything, equivalence)), equivalence)
+    naive = Naive()
+    naive.equal(naive.parse("$a+b$"), naive.parse("$b+a$"))
     with Equivalence(limit_s=LIMIT_S) as equivalence:
         equivalence.check([("a+b", "b+a")])
         mine, ours_wall, ours_s = timed(lambda: list(ours(chosen, equivalence)), equivalence)
-    naive = Naive()
-    naive.equal(naive.parse("$a+b$"), naive.parse("$b+a$"))
-    _, _, greedy_s = timed(lambda: [naive.greedy(question) for question in chosen])
-    pairwise, naive_wall, naive_s = timed(lambda: [naive.pairwise(question) for question in chosen])
+        _, _, greedy_s = timed(lambda: [naive.greedy(question) for question in chosen])
+        pairwise, naive_wall, naive_s = timed(lambda: [naive.pairwise(question) for question in chosen])
+        found = differences(chosen, mine, pairwise, equivalence, naive)
     num_chosen = sum(len(row) for row in mine)
     num_all = sum(len(row) for _, views in everything for row in views)
     return {
@@ -224,7 +194,7 @@ def compare(questions: list[Question], num_naive: int) -> dict[str, Any]:
         "times_faster_by_the_clock": naive_wall / ours_wall,
         "times_faster_than_greedy": greedy_s / ours_s,
         "num_pairs": sum(len(row) * (len(row) - 1) // 2 for row in mine),
-        "differences": differences(chosen, mine, pairwise),
+        "differences": found,
     }
 
 
@@ -266,6 +236,12 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def command(arguments: Sequence[str]) -> str:
+    """The command line with all its arguments; of an absolute path the last part alone."""
+    shown = [Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments]
+    return shlex.join(["python", "benchmarks/consensus.py", *shown])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
@@ -278,7 +254,7 @@ def main() -> None:
     result = {
         "file": args.file.name,
         "machine": f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores (shared)",
-        "command": f"python benchmarks/consensus.py {args.file} --naive-questions {args.naive_questions}",
+        "command": command(sys.argv[1:]),
         "growth": growth(questions, sizes),
         "comparison": compare(questions, args.naive_questions),
     }

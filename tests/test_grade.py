@@ -115,6 +115,75 @@ def test_a_bad_line_is_named_or_skipped(tmp_path: Path, capsys: pytest.CaptureFi
     assert (summary["num_pairs"], summary["num_equal"], summary["num_skipped"]) == (2, 1, 1)
 
 
+def written(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, *arguments: Any) -> str:
+    """What `--out` holds for rows given as text."""
+    (tmp_path / "in.jsonl").write_text(text)
+    grade(capsys, tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", *arguments)
+    return (tmp_path / "out.jsonl").read_text()
+
+
+def test_rows_pass_through_as_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = '{"gold": 4.0, "pred": 4.00, "big": 1e400, "p": 0.12345678901234567890123, "n": -0, "x": [1.50, {"é": null}]'
+    assert written(tmp_path, capsys, row + "}\n") == row + ', "equal": true, "status": "ok"}\n'
+
+
+def test_late_fractions_are_not_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"gold": 4 if i < 300 else 2.5, "pred": "4"} | ({"late": i} if i else {}) for i in range(600)]
+    grade(capsys, write_rows(tmp_path / "p.jsonl", rows), "--out", tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["gold"].to_pylist() == [row["gold"] for row in rows]
+    assert table["late"].to_pylist() == [None, *range(1, 600)]
+    assert sum(table["equal"].to_pylist()) == 300
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, table = tmp_path / "p.jsonl", tmp_path / "p.parquet"
+    source.write_text('{"gold": 1, "pred": 1, "n": NaN}\n{"gold": 1, "pred": 1, "n": -Infinity}\n')
+    assert main(["grade", str(source)]) == 2
+    assert "line 1: not JSON: NaN is no JSON number" in capsys.readouterr().err
+    pq.write_table(pa.table({"gold": ["1", "2"], "pred": ["1", "2"], "n": [float("nan"), 1.0]}), table)
+    assert main(["grade", str(table), "--out", str(tmp_path / "o.jsonl")]) == 2
+    assert "row 1: column 'n': nan is no JSON number; expected null there, or --out FILE.parquet" in capsys.readouterr().err
+    assert grade(capsys, table, "--out", tmp_path / "o.jsonl", "--skip-bad")["skipped"] == [1]
+    assert grade(capsys, table, "--out", tmp_path / "o.parquet")["num_equal"] == 2
+
+
+def test_whole_responses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"gold": "4", "pred": "2 + 2\n#### 4"},
+        {"gold": "2 + 2\n#### 4", "pred": "so the answer is 4."},
+        {"gold": "4", "pred": "I give up"},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    got = [json.loads(line) for line in written(tmp_path, capsys, text, "--extract").splitlines()]
+    assert [(row["equal"], row["extracted"], row["status"]) for row in got] == [
+        (True, "4", "ok"),
+        (True, "4", "ok"),
+        (False, None, "unparsable"),
+    ]
+    choice = written(tmp_path, capsys, '{"gold": "B", "pred": "I would say (B)"}\n', "--extract", "--kind", "choice")
+    assert json.loads(choice)["equal"] is True
+    assert main(["grade", str(tmp_path / "in.jsonl"), "--kind", "choice"]) == 2
+    assert "give --extract too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "message"),
+    [
+        (b'{"answer": "1", "pred": "1"}', [], "no column 'gold'; did you mean 'answer'?"),
+        (b'{"a": 1, "b": 2}', [], "no column 'gold'; the row has: a, b"),
+        (b"no\nno\n", ["--skip-bad"], "2 rows skipped, and none is left to use"),
+        (b"\n", [], "has no rows"),
+        (b"PAR1", [], "is Parquet; expected JSON Lines"),
+    ],
+)
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, arguments: list[str], message: str) -> None:
+    (tmp_path / "p.jsonl").write_bytes(data)
+    assert main(["grade", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "o.jsonl"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 def test_nothing_heavy_is_loaded(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "p.jsonl", PAIRS[:3])
     code = (

@@ -39,12 +39,12 @@ def test_reliability_wins_where_views_err_independently(benchmark: ModuleType) -
     with Equivalence() as equivalence:
         got = benchmark.measure("mgsm_pairs", RECORDED, equivalence)["accuracy"]
     assert got["reliability"] > got["majority"] > got["(harmonic, else majority)"] > got["harmonic"]
-    assert got["reliability"] == pytest.approx(0.8425, abs=5e-4)
+    assert got["reliability"] == pytest.approx(0.8425, abs=2e-3)
 
 
 @needs_recorded
 def test_reliability_loses_where_a_view_is_confidently_wrong(benchmark: ModuleType) -> None:
     with Equivalence() as equivalence:
         got = benchmark.measure("quickstart_B", RECORDED, equivalence)["accuracy"]
-    assert got["reliability"] == pytest.approx(0.6328, abs=5e-4)
+    assert got["reliability"] == pytest.approx(0.6328, abs=2e-3)
     assert got["reliability"] < got["majority"] < got["harmonic"]

@@ -69,7 +69,8 @@ Term = tuple[float, FloatArray | float]  # a weight, and a penalty in [0, 1], on
 def gate(reward: FloatArray, terms: Sequence[Term]) -> FloatArray:
     """R = r prod_i (1 - w_i x_i), float[N], for terms (w_i, x_i): penalties scale what the answer earned.
 
-    A right answer keeps a share of its reward and a wrong one keeps its 0. In [0, max r] for weights in [0, 1].
+    A right answer keeps a share of its reward and a wrong one keeps its 0. In [0, max r] for weights in [0, 1]; a negative
+    weight rewards its term. Published: (1 - w_f F)(1 - w_d D) 1[y = y*].
     """
     out = np.asarray(reward, dtype=np.float64)
     for weight, penalty in terms:
@@ -78,31 +79,15 @@ def gate(reward: FloatArray, terms: Sequence[Term]) -> FloatArray:
 
 
 def subtract(reward: FloatArray, terms: Sequence[Term]) -> FloatArray:
-    """R = r - sum_i w_i x_i, float[N], for terms (w_i, x_i): penalties act on wrong answers too."""
+    """R = r - sum_i w_i x_i, float[N], for terms (w_i, x_i): penalties act on wrong answers too.
+
+    The published code adds w_f (1 - F) and w_d (1 - D) instead, which differs by a constant that advantages within a view
+    cancel. In [-sum_i w_i, max r] for weights in [0, 1].
+    """
     out = np.asarray(reward, dtype=np.float64)
     for weight, penalty in terms:
         out = out - weight * np.asarray(penalty)
     return out
-
-
-def gated(match: FloatArray, missing: FloatArray, penalty: FloatArray | float, w_format: float, w_diversity: float) -> FloatArray:
-    """R = (1 - w_f F)(1 - w_d D) 1[y = y*], float[N].
-
-    match float[N]; missing F float[N] and penalty D (a float, or float[N]) in [0, 1]. Penalties scale a right answer's
-    reward and leave a wrong one's at 0. In [0, 1] for weights in [0, 1]; a negative w_diversity rewards agreement.
-    """
-    return gate(match, [(w_format, missing), (w_diversity, penalty)])
-
-
-def additive(
-    match: FloatArray, missing: FloatArray, penalty: FloatArray | float, w_format: float, w_diversity: float
-) -> FloatArray:
-    """R = 1[y = y*] - w_f F - w_d D, float[N]: as `gated`, but wrong answers are penalised too.
-
-    A perfect sample earns 1, as in the solver view. The published code adds w_f (1 - F) and w_d (1 - D) instead, which
-    differs by a constant that advantages within a view cancel. In [-w_f - w_d, 1] for weights in [0, 1].
-    """
-    return subtract(match, [(w_format, missing), (w_diversity, penalty)])
 
 
 def sharpness_penalty(num_matches: int, target: float, num_samples: int) -> float:

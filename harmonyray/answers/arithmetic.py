@@ -34,13 +34,29 @@ def evaluate(text: str) -> Fraction | None:
 
     Raises TooLargeError when a literal, a result or the nesting is past the caps of this module.
     """
+    try:
+        return _value(text)
+    except ZeroDivisionError:
+        return None
+
+
+def is_undefined(text: str) -> bool:
+    """Whether `text` is plain arithmetic that divides by zero. Raises TooLargeError as `evaluate` does."""
+    try:
+        _value(text)
+    except ZeroDivisionError:
+        return bool(_tokens(text))
+    return False
+
+
+def _value(text: str) -> Fraction | None:
     tokens = _tokens(text)
     if not tokens:
         return None
     parser = _Parser(tokens)
     try:
         value = parser.sum(0)
-    except (_NotANumberError, ZeroDivisionError):
+    except _NotANumberError:
         return None
     return value if parser.at == len(tokens) else None
 

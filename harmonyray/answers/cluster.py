@@ -5,14 +5,21 @@ Only this turns a (not always transitive) comparison into classes; it never iter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
+from harmonyray.answers.compare import kind
 from harmonyray.answers.equivalence import Equivalence
+from harmonyray.answers.neighbours import neighbours
 from harmonyray.answers.normalize import canonical_key
+from harmonyray.answers.reading import Reading, read
 from harmonyray.types import IntArray
+
+_CHUNK = 4096  # pairs held at a time
 
 
 class Clustering(NamedTuple):
@@ -27,12 +34,15 @@ class Clustering(NamedTuple):
 def cluster_answers(answers: Sequence[Sequence[str | None]], equivalence: Equivalence) -> Clustering:
     """Cluster `answers[v][n]`, the views of one problem (V x N, views may differ in length).
 
-    Equal canonical keys are one class. Classes are then compared in the order of their keys, each by its shortest text,
-    first without a solver (an exact comparison), then the remaining ones with it, and joined transitively: a cluster is
-    a connected component, so `5 m` and `5 cm` meet when somebody also answered `5`, and `0.5` and `50` when somebody
-    answered `50%`. Clusters are numbered by the lowest
-    sample index n at which they appear in any view, ties by canonical key; a representative is the text of that first
-    member. The order of the views changes only the rows of `cluster_ids`. Raises GraderError if the solver is lost.
+    Equal canonical keys are one class. Classes, each by its shortest text, are first joined where exact reading says so,
+    transitively: `5 m` and `5 cm` meet when somebody also answered `5`, and `0.5` and `50` when somebody answered `50%`.
+    Only the heads of these classes (the smallest key of each) are then compared by the solver, and joined transitively as
+    well: an equality that only the solver would see between two other members does not join their classes. A text has the
+    solver for `limit_s` per problem, as described at `Equivalence.check`.
+
+    Clusters are numbered by the lowest sample index n at which they appear in any view, ties by canonical key; a
+    representative is the text of that first member. The order of the views changes only the rows of `cluster_ids`.
+    Raises GraderError if the solver is lost.
     """
     keys = [[canonical_key(answer) if answer is not None else "" for answer in row] for row in answers]
     spellings: dict[str, str] = {}
@@ -44,29 +54,62 @@ def cluster_answers(answers: Sequence[Sequence[str | None]], equivalence: Equiva
     return _number(keys, answers, root, num_timeouts)
 
 
+class _Classes:
+    """Union-find over 0..n-1; the head of a class is its smallest member."""
+
+    def __init__(self, n: int) -> None:
+        self._parent = list(range(n))
+
+    def head(self, i: int) -> int:
+        while self._parent[i] != i:
+            self._parent[i] = i = self._parent[self._parent[i]]
+        return i
+
+    def join(self, i: int, j: int) -> None:
+        kept, lost = sorted((self.head(i), self.head(j)))
+        self._parent[lost] = kept
+
+
 def _classes(members: list[tuple[str, str]], equivalence: Equivalence) -> tuple[dict[str, str], int]:
-    """Key -> the smallest key of its class, and the number of timeouts."""
-    root = {key: key for key, _ in members}
+    """Key -> the smallest key of its class, and the number of timeouts. `members`: (key, text), sorted."""
+    readings = [read(text) for _, text in members]
+    classes = _Classes(len(members))
+    for chunk in _chunks(neighbours([reading.answer for reading in readings])):
+        verdicts = equivalence.decide([(members[i][1], members[j][1]) for i, j in chunk])
+        for (i, j), verdict in zip(chunk, verdicts, strict=True):
+            if verdict is not None and verdict.equal:
+                classes.join(i, j)
     num_timeouts = 0
-    for compare in (equivalence.decide, equivalence.check):
-        heads = [(key, text) for key, text in members if root[key] == key]
-        pairs = [(a, b) for i, a in enumerate(heads) for b in heads[i + 1 :]]
-        verdicts = compare([(a[1], b[1]) for a, b in pairs])
-        for (a, b), verdict in zip(pairs, verdicts, strict=True):
-            if verdict is None:
-                continue
-            num_timeouts += verdict.status == "timeout"
-            if verdict.equal:
-                _join(root, a[0], b[0])
-    return root, num_timeouts
+    charges = equivalence.charges()
+    for chunk in _chunks(_open_pairs(readings, classes)):
+        for (i, j), checked in zip(
+            chunk, equivalence.check([(members[i][1], members[j][1]) for i, j in chunk], charges), strict=True
+        ):
+            num_timeouts += checked.status == "timeout"
+            if checked.equal:
+                classes.join(i, j)
+    return {key: members[classes.head(i)][0] for i, (key, _) in enumerate(members)}, num_timeouts
 
 
-def _join(root: dict[str, str], a: str, b: str) -> None:
-    kept, lost = sorted((root[a], root[b]))
-    if kept != lost:
-        for key, head in root.items():
-            if head == lost:
-                root[key] = kept
+def _chunks(pairs: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    while chunk := list(islice(pairs, _CHUNK)):
+        yield chunk
+
+
+def _open_pairs(readings: Sequence[Reading], classes: _Classes) -> Iterator[tuple[int, int]]:
+    """Pairs of heads that exact reading has not settled by what they are (see `compare.kind`)."""
+    heads: dict[str, list[int]] = {"plain": [], "ordered": [], "set": [], "open": []}
+    for i in range(len(readings)):
+        if classes.head(i) == i:
+            heads["open" if readings[i].mode == "prose" else kind(readings[i].answer)].append(i)
+    against = {"plain": ("open",), "ordered": ("set", "open"), "set": ("ordered", "open"), "open": tuple(heads)}
+    for own, others in against.items():
+        for i in heads[own]:
+            for other in others:
+                for at in range(bisect_right(heads[other], i), len(heads[other])):
+                    j = heads[other][at]
+                    if classes.head(i) != classes.head(j):
+                        yield i, j
 
 
 def _number(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from harmonyray.answers.charges import Charges
 from harmonyray.answers.compare import decide
 from harmonyray.answers.reading import Reading, read, rounding_places
 from harmonyray.answers.workers import MathVerifyWorker, Task
@@ -80,8 +81,16 @@ class Equivalence:
         """The verdicts that exact reading alone gives, None where a solver is needed. Counts nothing, starts nothing."""
         return [_decide(read(a), read(b)) for a, b in pairs]
 
-    def check(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """A verdict per pair, in order; one round trip to the solver for all that need it."""
+    def charges(self) -> Charges:
+        """A book for several calls of `check` in which a text has `limit_s` of the solver's time all in all."""
+        return self._worker.charges()
+
+    def check(self, pairs: Sequence[tuple[str, str]], charges: Charges | None = None) -> list[Verdict]:
+        """A verdict per pair, in order; one round trip to the solver for all that need it.
+
+        A text that has used up `limit_s` in this call (or in all that share `charges`) is not compared any further: its
+        remaining pairs are a "timeout", and, unlike one that had its whole limit, asked again next time.
+        """
         found: list[Verdict | None] = []
         keys: list[Key] = []
         seconds: list[float] = []
@@ -98,7 +107,7 @@ class Equivalence:
                 self.statistics.num_cached += key in waiting
                 waiting[key] = (left, right)
         self.statistics.num_pairs += len(pairs)
-        solved = self._solve(waiting)
+        solved = self._solve(waiting, charges)
         verdicts = zip(found, keys, seconds, strict=True)
         return [_timed(verdict, s) if verdict else _timed(solved[key], solved[key].seconds + s) for verdict, key, s in verdicts]
 
@@ -118,21 +127,24 @@ class Equivalence:
             self._cache.move_to_end((left.source, right.source))
         return verdict
 
-    def _solve(self, waiting: dict[Key, Pair]) -> dict[Key, Verdict]:
+    def _solve(self, waiting: dict[Key, Pair], charges: Charges | None) -> dict[Key, Verdict]:
         """Verdicts from math-verify for pairs that nothing else decides."""
-        replies = self._worker.compare([_task(left, right) for left, right in waiting.values()])
-        verdicts = [Verdict(reply.equal, reply.status, reply.seconds) for reply in replies]
-        return {key: self._remember(key, verdict) for key, verdict in zip(waiting, verdicts, strict=True)}
+        replies = self._worker.compare([_task(left, right) for left, right in waiting.values()], charges)
+        solved: dict[Key, Verdict] = {}
+        for key, reply in zip(waiting, replies, strict=True):
+            solved[key] = Verdict(reply.equal, reply.status, reply.seconds)
+            self._count(solved[key])
+            if reply.final:
+                self._cache[key] = solved[key]
+                if len(self._cache) > _CACHE_SIZE:
+                    self._cache.popitem(last=False)
+        return solved
 
-    def _remember(self, key: Key, verdict: Verdict) -> Verdict:
-        self._cache[key] = verdict
-        if len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
+    def _count(self, verdict: Verdict) -> None:
         statistics = self.statistics
         statistics.num_timeouts += verdict.status == "timeout"
         statistics.num_unparsable += verdict.status == "unparsable"
         statistics.num_solved += verdict.status == "ok"
-        return verdict
 
 
 def _timed(verdict: Verdict, seconds: float) -> Verdict:

@@ -23,7 +23,14 @@ _ANSWER_IS = re.compile(r"\banswer\b[*_]*\s*(?:is|=|:)[*_]*\s*:?", re.IGNORECASE
 _STATEMENT = re.compile(r"^(?:the|a|an|there)\b[^\n]*\b(?:is|are|equals)\s+(?=\S)", re.IGNORECASE)
 _MATH = re.compile(r"\s*(?:\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.DOTALL)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|<\|")
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?|(?<![\w.])[-+−]?\.\d+")
+_DIGITS = r"\d{1,3}(?:\.\d{3})+,\d+|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_NUMBER = re.compile(
+    rf"(?<![\w.])[-+−]?[$€£]?(?:(?<!\d,)\d+,(?:\d{{1,2}}|\d{{4,30}})(?![\d,.]\d|\d)|{_DIGITS})"
+    r"(?:[eE][-+]?\d{1,3}(?![\w.]))?(?:/\d+)?%?"
+    r"|(?<![\w.])[-+−]?\.\d+"
+)
+# a number that `_NUMBER` has found, with a decimal comma
+_DECIMAL_COMMA = re.compile(r"([^\d]*)(?:(\d{1,3}(?:\.\d{3})+)|(\d+)),(\d{1,2}|\d{4,30}|(?<=\.\d{3},)\d+)(?=\D|$)(.*)")
 _CHOICE_WORD = re.compile(
     r"\b(?:answer|option|choice)\b(?: (?:is|was|would be))? ?[:=]?[ *_(\[{$]{0,8}([A-Za-z])\b", re.IGNORECASE
 )
@@ -38,10 +45,11 @@ def extract_answer(text: str, kind: str = "math", num_choices: int = 0) -> str |
     r"""The answer that a response ends on, or None when it gives none.
 
     `kind` is the problem's: "math" and "number" give the answer's text, "choice" an upper-case letter, one of the first
-    `num_choices` (0: of A to Z). Order: the last balanced `\boxed{}` (an empty one means no answer), `#### 42`, "the
-    answer is ...", a response that is one written number; then, for "number", the last number, and for "choice", the last
-    letter that stands alone. Thinking (`<think>..</think>`, also unclosed) does not count. Only the last
-    MAX_RESPONSE_CHARS are read; an answer longer than MAX_ANSWER_CHARS is cut. Raises ValueError on an unknown kind.
+    `num_choices` (0: of A to Z). Order: the last balanced `\boxed{}` (an empty one means no answer), `#### 42`, "the answer
+    is ...", a response that is one written number; then, for "number", the last number (a decimal comma in it written as a
+    point), and for "choice", the last letter that stands alone. Thinking (`<think>..</think>`, also unclosed) does not
+    count. Only the last MAX_RESPONSE_CHARS are read; an answer longer than MAX_ANSWER_CHARS is cut. Raises ValueError on an
+    unknown kind.
     """
     if kind not in ("math", "number", "choice"):
         raise ValueError(f"unknown kind of answer {kind!r}; expected 'math', 'number' or 'choice'")
@@ -153,9 +161,15 @@ def _after_answer_is(text: str, kind: str) -> str | None:
     if kind != "number":
         return _STATEMENT.sub("", content)
     numbers = _NUMBER.findall(content.rpartition("=")[2] if "=" in content else content)
-    return numbers[0] if numbers else None
+    return _with_point(numbers[0]) if numbers else None
 
 
 def _last_number(text: str) -> str | None:
     match = _last(_NUMBER, text)
-    return match.group() if match else None
+    return _with_point(match.group()) if match else None
+
+
+def _with_point(number: str) -> str:
+    """A number with its decimal comma as a point (`15,67`, `12,5` and `1.234,50`: as an answer of any kind, `12,5` is a list)."""
+    match = _DECIMAL_COMMA.fullmatch(number)
+    return number if match is None else f"{match[1]}{(match[2] or match[3]).replace('.', '')}.{match[4]}{match[5]}"

@@ -35,6 +35,13 @@ _SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9A-Za-z]))\s*(?:\{([
 _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _SHORT_SCRIPT = re.compile(r"([\^_])\s*([0-9A-Za-z])")
 _ROOT_CALL = re.compile(r"(?<![A-Za-z])\\?(?:sqrt|√)\s*\(|√\s*(\d+|[A-Za-z])")
+_FUNCTION = re.compile(
+    r"(?<![\\A-Za-z])(?:(log)(2|10)(?=\s*\()|(arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp)(?=\s*[(_^]))"
+)
+_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc))\s*([({]?)\s*(\d{1,6}(?:\.\d{1,6})?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*([)}]?)"
+)
+_OPERATOR = re.compile(r" ?([-+*/^]) ?|(?<!!) ?= ?")  # `2! = 2` is not `2 != 2`
 _SPACE = re.compile(r"(?<=[0-9.])\s+(?=[0-9.])|(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("```", "```"), ("`", "`"), ('"', '"'))
 _WHOLE = re.compile(r"\\(?:boxed|text|mbox|textbf|textnormal|textrm|mathrm|mathbf)\s*\{")
@@ -73,6 +80,8 @@ def undress(text: str) -> str:
     for _ in range(8):
         before = text
         text = text.strip().removeprefix(r"\displaystyle").strip()
+        if text.endswith("\\") and not text.endswith("\\\\"):
+            text = text[:-1].rstrip()  # what stripping has left of a final `\\ `
         if text.endswith((".", ";", ",")) and not text.endswith(("..", r"\.", r"\;", r"\,")):
             text = text[:-1].rstrip()
         text = _unwrap(text)
@@ -114,7 +123,8 @@ def closing_brace(text: str, start: int, pair: str = "{}") -> int:
 
 
 def tidy(text: str) -> str:
-    r"""`text` in one spelling: no spacing or sizing commands, `\frac{}{}` and `\sqrt{}` with braces, plain `%` and `$`."""
+    r"""`text` in one spelling: no spacing or sizing commands, `\frac{}{}` and `\sqrt{}` with braces, plain `%` and `$`, functions
+    as commands (`log_2(3)`, `cos(A)`), angles in degrees inside a function as radians, no spaces around operators."""
     text = re.sub(r",\s*\\!\s*", ",", text).replace("{,}", ",").replace("\\%", "%").replace("\\$", "$")
     text = _SPACING.sub(" ", text)
     text = _SIZING.sub("", text)
@@ -124,7 +134,19 @@ def tidy(text: str) -> str:
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\neq ")
     text = re.sub(r"\\leq(?![A-Za-z])", r"\\le", re.sub(r"\\geq(?![A-Za-z])", r"\\ge", text))
-    return _SPACES.sub(" ", text).strip()
+    text = text.replace(r"\varnothing", r"\emptyset")
+    text = _FUNCTION.sub(lambda m: rf"\log_{{{m[2]}}}" if m[1] else f"\\{m[3]}", text)
+    if r"\circ" in text:
+        text = _DEGREES.sub(_radians, text)
+    return _OPERATOR.sub(lambda m: m[0].strip(), _SPACES.sub(" ", text)).strip()
+
+
+def _radians(match: re.Match[str]) -> str:
+    r"""`\cos 60^\circ` as `\cos(\frac{60\pi}{180})`."""
+    function, opening, degrees, closing = match.groups()
+    if (opening, closing) not in (("", ""), ("(", ")"), ("{", "}")):
+        return match[0]
+    return rf"{function}(\frac{{{degrees}\pi}}{{180}})"
 
 
 def _roots(text: str) -> str:

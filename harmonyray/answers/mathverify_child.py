@@ -1,8 +1,9 @@
 """The child process that runs math-verify: `python -m harmonyray.answers.mathverify_child MEMORY_MB PARENT_PID`.
 
-One JSON line in: {"alarm_s": int, "texts": [[mode, text], ...], "pairs": [[i, j, places], ...]}. JSON lines out: one
-{"parse": i} before a text is parsed and one {"pair": k} before a pair is compared, so that the parent knows what is stuck,
-and {"done": k, "equal": bool, "status": str} after each. The texts come from a model: they are parsed as LaTeX, never
+One JSON line in: {"alarm_s": int, "slow_s": float, "texts": [[mode, text], ...], "pairs": [[i, j, places], ...]}. JSON lines out:
+one {"parse": i} before a text is parsed and one {"pair": k} before a pair is compared, so that the parent knows what is stuck,
+and {"done": k, "equal": bool, "status": str} after each; after one that took more than slow_s it says with "slow" what it
+took, and leaves the rest to be asked again. The texts come from a model: they are parsed as LaTeX, never
 evaluated as Python; an audit hook forbids this process to start programs, open sockets or change files.
 """
 
@@ -14,6 +15,8 @@ import resource
 import select
 import signal
 import sys
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, BinaryIO
 
@@ -77,8 +80,10 @@ def _importing() -> bool:
     return False
 
 
-def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
-    replies.write(json.dumps(message).encode() + b"\n")
+def _send(replies: BinaryIO, *messages: dict[str, Any]) -> None:
+    data = memoryview(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+    while data:
+        data = data[replies.write(data) :]
 
 
 def _serve(solver: Solver, requests: BinaryIO, replies: BinaryIO, parent: int) -> None:
@@ -100,24 +105,59 @@ def _serve(solver: Solver, requests: BinaryIO, replies: BinaryIO, parent: int) -
 
 
 def _answer(solver: Solver, request: dict[str, Any], replies: BinaryIO) -> None:
+    """Verdicts in order, up to the first that took long. Those that take no time are kept until there is something to wait
+    for: a message costs more."""
     texts = [(mode, text) for mode, text in request["texts"]]
+    kept: list[dict[str, Any]] = []
     for k, (i, j, places) in enumerate(request["pairs"]):
+        known = [solver.parse(texts[index]) for index in (i, j) if solver.knows(texts[index])]
+        unread = not all(parsed.found for parsed in known)
+        if unread or (len(known) == 2 and solver.tells_apart(*known)):
+            kept.append({"done": k, "equal": False, "status": "unparsable" if unread else "ok"})
+            continue
+        _send(replies, *kept)
+        kept.clear()
         # the kernel ends this process even inside a long C call if the parent, gone or stopped, does not
         signal.alarm(request["alarm_s"])
-        try:
-            for index in (i, j):
-                if not solver.knows(texts[index]):
-                    _send(replies, {"parse": index})
-                    solver.parse(texts[index])
-            _send(replies, {"pair": k})
-            left, right = solver.parse(texts[i]), solver.parse(texts[j])
-            status = "ok" if left.found and right.found else "unparsable"
-            equal = status == "ok" and solver.equal(left, right, places)
-        except (MemoryError, RecursionError):
-            solver.forget()
-            equal, status = False, "unparsable"
-        _send(replies, {"done": k, "equal": bool(equal), "status": status})
-    signal.alarm(0)
+        spent: list[tuple[int, float]] = []
+        equal, status = _compare(solver, texts, (i, j), places, lambda message: _send(replies, message), spent)
+        signal.alarm(0)
+        kept.append({"done": k, "equal": equal, "status": status})
+        if sum(seconds for _, seconds in spent) > request["slow_s"]:
+            comparing = sum(seconds for index, seconds in spent if index < 0)
+            kept[-1]["slow"] = {"parsing": [entry for entry in spent if entry[0] >= 0], "comparing": comparing}
+            break
+    _send(replies, *kept)
+
+
+def _compare(
+    solver: Solver,
+    texts: list[tuple[str, str]],
+    pair: tuple[int, int],
+    places: int,
+    tell: Callable[[dict[str, Any]], None],
+    spent: list[tuple[int, float]],
+) -> tuple[bool, str]:
+    """(equal, status) of two texts by index, telling what is begun; `spent` gets (index, processor seconds), index -1 for
+    the comparison itself."""
+    try:
+        for index in sorted(pair, key=lambda index: texts[index][0] != "prose"):  # prose often holds nothing to compare
+            if not solver.knows(texts[index]):
+                tell({"parse": index})
+                began = time.process_time()
+                solver.parse(texts[index])
+                spent.append((index, time.process_time() - began))
+                if not solver.parse(texts[index]).found:
+                    return False, "unparsable"
+        tell({"pair": 0})
+        began = time.process_time()
+        left, right = solver.parse(texts[pair[0]]), solver.parse(texts[pair[1]])
+        equal = solver.equal(left, right, places)
+        spent.append((-1, time.process_time() - began))
+    except (MemoryError, RecursionError):
+        solver.forget()
+        return False, "unparsable"
+    return bool(equal), "ok"
 
 
 if __name__ == "__main__":

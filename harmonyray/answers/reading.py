@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from harmonyray.answers.compare import MIN_ROUNDED_PLACES
 from harmonyray.answers.extract import extract_answer
-from harmonyray.answers.latex import clean_unicode, undress
+from harmonyray.answers.latex import clean_unicode, squeeze, tidy, undress
 from harmonyray.answers.normalize import MAX_CACHED_CHARS, MAX_KEY_CHARS, Canonical, canonical
 
 DEFAULT_PLACES = 6
@@ -19,8 +19,12 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _FORMULA = re.compile(r"(?<!\\)\$[^$]+\$|\\\(|\\\[|\\boxed")
 # a sentence that says there is no value, whatever numbers it mentions on the way
 _NO_VALUE = re.compile(
-    r"\b(?:can(?:not|'t) be|there is no|no real|does(?: not|n't)|not enough|undefined|impossible|insufficient)\b", re.IGNORECASE
+    r"\b(?:can(?:not|'t) be|there is no|no real|no (?:\w+ )?(?:values?|solutions?)|does(?: not|n't)|not enough|undefined|"
+    r"impossible|insufficient)\b",
+    re.IGNORECASE,
 )
+_DIGIT_OR_FORMULA = re.compile(rf"\d|\\[A-Za-z]|[=<>]|{_FORMULA.pattern}")
+_ANSWER_IS = re.compile(r"\banswer\s*(?:is\b|:)", re.IGNORECASE)
 _DECIMALS = re.compile(r"\d*\.(\d+)")
 
 
@@ -53,6 +57,8 @@ def _read(text: str) -> Reading:
         if answer is not None and answer != text:
             return _formula(answer)
     cleaned = clean_unicode(text[-4 * _MAX_PROSE_CHARS :])[-_MAX_PROSE_CHARS:]
+    if not _DIGIT_OR_FORMULA.search(cleaned):
+        return Reading(Canonical(squeeze(tidy(cleaned)), cleaned, literal=True), cleaned, "latex")
     no_value = "\\boxed" not in cleaned and _NO_VALUE.search(cleaned) is not None
     return Reading(Canonical(cleaned, cleaned, hazard=no_value), cleaned, "prose")
 
@@ -67,7 +73,7 @@ def _formula(text: str) -> Reading:
 
 def _is_prose(text: str) -> bool:
     bare = undress(text[-MAX_KEY_CHARS:])
-    if _FORMULA.search(bare):
+    if _FORMULA.search(bare) or _ANSWER_IS.search(bare):
         return True
     if not bare[:1].isalpha():
         return False

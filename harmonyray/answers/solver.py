@@ -11,14 +11,15 @@ import gc
 import logging
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import math_verify.parser
+from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended import latex2sympy2
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from math_verify.grader import is_assignment_relation, is_equation
-from sympy import Derivative, Eq, Expr, FiniteSet, Float, Integer, Integral, Limit, Product, Rational, Sum, Symbol, Tuple, oo
+from sympy import Derivative, Eq, Expr, FiniteSet, Float, I, Integer, Integral, Limit, Product, Rational, Sum, Symbol, Tuple, oo
 from sympy.core.function import AppliedUndef
 
 from harmonyray.answers.arithmetic import MAX_DIGITS, evaluate
@@ -28,6 +29,7 @@ _CLEARLY_DIFFERENT = 1e-3  # relative; above what four rounded digits can cause
 _CERTAINLY_DIFFERENT = 1e-6  # relative; between expressions without a decimal in them, which nobody rounds
 _COSTLY = (Integral, Sum, Product, Derivative, Limit)
 _LARGEST = 1e300
+_RESIDUE = 1e-12
 _INTEGER = re.compile(r"\$(-?[1-9]\d{0,30})\$")  # read as math-verify reads it, without its grammar
 
 
@@ -69,14 +71,30 @@ def _replace_python_evaluation() -> None:
     math_verify.parser.parse_expr = lambda text, evaluate: _arithmetic(text)
 
 
+class _QuickParser(latex2sympy2.PSParser):
+    """The grammar's parser, in ANTLR's two stages: first without looking at what surrounds a rule (SLL), which takes a
+    fraction of the time and, where it finds no error, gives the same tree; then, after an error, with it (LL)."""
+
+    def math(self) -> Any:
+        self._interp.predictionMode = PredictionMode.SLL
+        try:
+            return super().math()
+        except Exception:  # noqa: BLE001, the error listener raises bare ones
+            self.reset()
+            self._interp.predictionMode = PredictionMode.LL
+            return super().math()
+
+
 class Solver:
     """Parses and compares; caches parses."""
 
     def __init__(self) -> None:
         logging.disable(logging.CRITICAL)
         _replace_python_evaluation()
+        latex2sympy2.PSParser = _QuickParser
         latex = LatexExtractionConfig(boxed_match_priority=0)
-        self._configs = {"latex": [latex], "prose": [latex, ExprExtractionConfig()]}
+        formula = replace(latex, normalization_config=replace(latex.normalization_config, units=False))  # `2ab` is not 2 ab
+        self._configs = {"latex": [formula], "prose": [latex, ExprExtractionConfig()]}
         self._parsed: dict[tuple[str, str], Parsed] = {}
         # build the grammar and the regular expressions now rather than inside the first pair's limit
         self.equal(self.parse(("latex", r"$\frac{x}{2}$")), self.parse(("prose", "the answer is $x/2$ or 1/2")), 6)
@@ -104,8 +122,16 @@ class Solver:
             # PermissionError is the audit hook's; any other Exception is math-verify's way of saying that it cannot read
             with contextlib.suppress(Exception):
                 found = found or parse(body, self._configs[mode], fallback_mode="no_fallback", parsing_timeout=None)
+            found = [_with_imaginary_unit(item) for item in found]
             self._parsed[text] = _parsed(found) if "%" not in body else Parsed(found, None, exact=False)
         return self._parsed[text]
+
+    def tells_apart(self, left: Parsed, right: Parsed) -> bool:
+        """Whether two non-empty parses differ by the values that parsing found: a matter of microseconds, whatever they are."""
+        a, b = left.found[0], right.found[0]
+        if _differ(left, right) and (not (is_equation(a) and is_equation(b)) or _give_one_unknown(a, b)):
+            return True
+        return _has_another_item(left, right) or _has_another_item(right, left)
 
     def equal(self, left: Parsed, right: Parsed, places: int) -> bool:
         """Whether two non-empty parses are the same, floats to `places` decimals. Symmetric, unlike math-verify itself.
@@ -113,10 +139,10 @@ class Solver:
         One way round math-verify reads any equation as its right side. `2x + z = 1` is not `1`, so an equation is
         compared with something else only if it is an assignment.
         """
-        a, b = left.found[0], right.found[0]
-        if _differ(left, right) and (not (is_equation(a) and is_equation(b)) or _give_one_unknown(a, b)):
+        if self.tells_apart(left, right):
             return False
-        if _has_another_item(left, right) or _has_another_item(right, left):
+        a, b = left.found[0], right.found[0]
+        if _is_name_and_number(a, b) or _is_name_and_number(b, a) or _does_not_solve(a, b) or _does_not_solve(b, a):
             return False
         if _is_condition(a) != _is_condition(b) and not (is_equation(a) and is_equation(b)):
             return False
@@ -134,9 +160,25 @@ def _is_condition(parsed: Any) -> bool:
 
 
 def _give_one_unknown(a: Any, b: Any) -> bool:
-    """Whether both are `x = a number`, of the same x: then they are equal only if the numbers are."""
+    """Whether both are `x = ...`, of the same x and without it on the right: then they are equal only if the right sides are."""
     equations = isinstance(a, Eq) and isinstance(b, Eq) and isinstance(a.lhs, Symbol) and a.lhs == b.lhs
-    return equations and not a.rhs.free_symbols and not b.rhs.free_symbols
+    return equations and not {a.lhs} & (a.rhs.free_symbols | b.rhs.free_symbols)
+
+
+def _does_not_solve(a: Any, b: Any) -> bool:
+    """Whether `a` is `x = a number` and `b` an equation in x that is plainly not true for that number."""
+    if not (isinstance(a, Eq) and isinstance(b, Eq) and isinstance(a.lhs, Symbol) and a.lhs in b.free_symbols):
+        return False
+    if a.rhs.free_symbols or b.has(*_COSTLY):
+        return False
+    point = {s: _at(s.name) for s in b.free_symbols if isinstance(s, Symbol)} | {a.lhs: a.rhs}
+    left, right = (_number_at(side, point) for side in (b.lhs, b.rhs))
+    return _apart(left, right, _CLEARLY_DIFFERENT)
+
+
+def _is_name_and_number(a: Any, b: Any) -> bool:
+    """Whether `a` is a name or a word, and `b` an expression or a collection of them without any."""
+    return isinstance(a, Symbol) and isinstance(b, Expr | FiniteSet | Tuple) and not b.free_symbols
 
 
 def _differ(left: Parsed, right: Parsed) -> bool:
@@ -155,6 +197,13 @@ def _apart(a: complex | None, b: complex | None, tolerance: float) -> bool:
 def _has_another_item(several: Parsed, single: Parsed) -> bool:
     """Whether a list or set has an item that is plainly not the one expression it is compared with."""
     return isinstance(single.found[0], Expr) and any(_apart(item, single.value, _CLEARLY_DIFFERENT) for item in several.items)
+
+
+def _with_imaginary_unit(item: Any) -> Any:
+    """`2i` and `i^2` as complex numbers: an i that is the only letter of an expression is no unknown."""
+    if isinstance(item, Expr) and not isinstance(item, Symbol) and {str(s) for s in item.free_symbols} == {"i"}:
+        return item.subs(dict.fromkeys(item.free_symbols, I))
+    return item
 
 
 def _parsed(found: list[Any]) -> Parsed:
@@ -177,7 +226,15 @@ def _value(found: list[Any]) -> complex | None:
     with contextlib.suppress(Exception):  # no numeric value, in one of sympy's many ways of saying so
         if expression.has(AppliedUndef):
             expression = expression.replace(lambda e: isinstance(e, AppliedUndef), _linear)
-        point = {s: _at(s.name) for s in expression.free_symbols if isinstance(s, Symbol)}
+        value = _number_at(expression, {s: _at(s.name) for s in expression.free_symbols if isinstance(s, Symbol)})
+        # what terms that cancel leave over is not a value
+        return value if value is None or abs(value) > _RESIDUE or expression.is_Number else None
+    return None
+
+
+def _number_at(expression: Any, point: dict[Any, Any]) -> complex | None:
+    """The expression with its symbols at `point`, None if that is no (finite) number."""
+    with contextlib.suppress(Exception):  # sympy has many ways of saying so
         value = complex(expression.evalf(15, subs=point))
         return value if abs(value) < _LARGEST and value == value else None
     return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmonyray.answers.extract import MAX_ANSWER_CHARS, extract_answer
+from harmonyray.answers.normalize import canonical
 
 MATH = [
     (r"so \boxed{5}", "5"),
@@ -70,6 +72,18 @@ def test_math(response: str, answer: str | None) -> None:
         ("The answer is 8 because 5 + 3 = 8, not 9", "8"),
         ("#### 12 and 99", "12 and 99"),
         (r"\boxed{9} of 10", "9"),
+        ("Die Antwort lautet 15,67 Euro.", "15.67"),
+        ("= 12,5", "12.5"),
+        ("macht 3,50 €", "3.50"),
+        ("1.234,50 euros", "1234.50"),
+        ("The answer is 12,5 kg", "12.5"),
+        ("so 12,5% of them", "12.5%"),
+        ("costs $3,50", "$3.50"),
+        ("equals 2e5", "2e5"),
+        ("about 1.5e-3 of it", "1.5e-3"),
+        ("so 1,2,3", "3"),
+        ("the pair 3, 4", "4"),
+        ("1,234 and then 1,234,567 people", "1,234,567"),
         ("nothing", None),
         ("v2x has none", None),
     ],
@@ -170,3 +184,16 @@ def test_never_raises_and_never_returns_blanks(text: str, kind: str) -> None:
 def test_the_last_box_wins_whatever_precedes_it(noise: str, answer: str) -> None:
     noise = noise.replace("\\", "").replace("{", "").replace("<", "")
     assert extract_answer(noise + "\\boxed{0} " + noise + "\\boxed{" + answer + "}") == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        ("= 12,5", Fraction(25, 2)),
+        ("1.234,50 euros", Fraction(2469, 2)),
+        ("equals 2e5", Fraction(200_000)),
+        ("1,234", Fraction(1234)),
+    ],
+)
+def test_equality_reads_an_extracted_number_the_same_way(response: str, value: Fraction) -> None:
+    assert canonical(extract_answer(response, kind="number") or "").value == value
