@@ -39,7 +39,7 @@ def test_reliability_wins_where_views_err_independently(benchmark: ModuleType) -
     with Equivalence() as equivalence:
         got = benchmark.measure("mgsm_pairs", RECORDED, equivalence)["accuracy"]
     assert got["reliability"] > got["majority"] > got["(harmonic, else majority)"] > got["harmonic"]
-    assert got["reliability"] == pytest.approx(0.8425, abs=2e-3)
+    assert got["reliability"] == pytest.approx(0.8434, abs=2e-3)
 
 
 @needs_recorded

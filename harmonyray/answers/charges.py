@@ -9,7 +9,8 @@ import re
 
 Text = tuple[str, str]  # (mode, text)
 
-SMALL = 1 / 20  # of the limit: what a comparison may take without anybody being charged for it
+SMALL = 1 / 20  # of the limit: less than that counts as nothing
+_LEAST_S = 0.05  # what a comparison may take on any machine without being looked into
 
 _COSTLY = re.compile(r"\\(?:i*int|oint|sum|prod|lim|zeta|Gamma|binom)(?![A-Za-z])|\^|!")
 
@@ -38,6 +39,11 @@ class Charges:
     def full(self, left: Text, right: Text) -> bool:
         """Whether a comparison of the two has (nearly) the whole limit, so that its verdict is worth remembering."""
         return self.left_s(left, right) >= (1 - 2 * SMALL) * self.limit_s
+
+
+def unremarkable_s(limit_s: float) -> float:
+    """Seconds that a comparison may take without anybody being charged for it."""
+    return max(SMALL * limit_s, _LEAST_S)
 
 
 def by_weight(left: Text, right: Text) -> tuple[Text, Text]:

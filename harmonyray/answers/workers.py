@@ -16,7 +16,7 @@ from math import ceil
 from types import TracebackType
 from typing import Any
 
-from harmonyray.answers.charges import SMALL, Charges, Text, by_weight
+from harmonyray.answers.charges import SMALL, Charges, Text, by_weight, unremarkable_s
 from harmonyray.answers.process import MAX_FAILED_STARTS, ChildProcess, Clock
 from harmonyray.errors import GraderError
 
@@ -140,7 +140,7 @@ class MathVerifyWorker(ChildProcess):
                 self._unreadable[text] = None
                 if len(self._unreadable) > _MAX_UNREADABLE:
                     self._unreadable.popitem(last=False)
-        if slow.comparing <= SMALL * self._limit_s:
+        if slow.comparing <= unremarkable_s(self._limit_s):
             return
         light, heavy = by_weight(slow.task.left, slow.task.right)
         if not self._passes(light, charges):
@@ -154,9 +154,9 @@ class MathVerifyWorker(ChildProcess):
             charges.trials[text] = True
             tasks = [Task(text, simple) for simple in _SIMPLE]
             while tasks and charges.trials[text]:
-                new, slow = self._batch(tasks, _TRIAL * self._limit_s)
+                new, slow = self._batch(tasks, max(_TRIAL * self._limit_s, 2 * unremarkable_s(self._limit_s)))
                 tasks = tasks[len(new) :] if new else []
-                if slow is not None and slow.comparing > SMALL * self._limit_s:
+                if slow is not None and slow.comparing > unremarkable_s(self._limit_s):
                     charges.trials[text] = False
                     charges.charge(text, slow.comparing)
                 elif slow is not None and slow.stuck:
@@ -175,7 +175,7 @@ class MathVerifyWorker(ChildProcess):
         texts = list(dict.fromkeys(text for task in tasks for text in (task.left, task.right)))
         index = {text: i for i, text in enumerate(texts)}
         pairs = [(index[task.left], index[task.right], task.places) for task in tasks]
-        request = {"alarm_s": self._alarm_s, "slow_s": SMALL * self._limit_s, "texts": texts, "pairs": pairs}
+        request = {"alarm_s": self._alarm_s, "slow_s": unremarkable_s(self._limit_s), "texts": texts, "pairs": pairs}
         self._ask(json.dumps(request).encode() + b"\n")
         replies: list[Reply] = []
         phases: list[tuple[Text | None, Clock]] = []  # what this pair's time goes into, and when that began
