@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from harmonyray.algos.base import MethodContext
 from harmonyray.config import Config, Plugin
+from harmonyray.engines.paths import model_path
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.problems.holdout import split_holdout
-from harmonyray.protocols import Grader, View
+from harmonyray.protocols import Grader, StagedView, View
 from harmonyray.registry import resolve
+from harmonyray.rollouts import Ask
 from harmonyray.types import AnswerGroup, GoldAnswer, Problem, ProblemRollouts, Sampling
 from harmonyray.views.audit import audit_views
 
@@ -120,18 +123,36 @@ def make_method(config: Config, grader: Grader, gold: Mapping[str, GoldAnswer]) 
     return make("methods", config.method, context=context)
 
 
-def make_sampling(config: Config) -> list[Sampling]:
-    """How each view is sampled in training, [V]."""
-    rollout = config.rollout
-    return [
-        Sampling(
-            view.max_response_tokens or rollout.max_response_tokens,
-            view.temperature or rollout.temperature,
-            view.top_p,
-            view.stop,
-        )
-        for view in config.views.values()
-    ]
+def make_asks(config: Config, views: Sequence[View]) -> list[Ask]:
+    """How each view is asked in training, [V]."""
+    longest, temperature = config.rollout.max_response_tokens, config.rollout.temperature
+    asks = []
+    for view, v in zip(views, config.views.values(), strict=True):
+        sampling = Sampling(v.max_response_tokens or longest, v.temperature or temperature, v.top_p, v.stop)
+        asks.append(Ask(view, v.num_samples, sampling, v.model is None))
+    return asks
+
+
+def check_drafts(asks: Sequence[Ask]) -> None:
+    """Raises ConfigError for drafts that cannot be trained."""
+    for ask in asks:
+        if not ask.trained or not isinstance(ask.view, StagedView):
+            continue
+        where, each = f"'views.{ask.view.name}'", ask.view.samples_per_draft
+        if ask.num_first < 2:
+            raise ConfigError(
+                f"{where} asks for {ask.num_samples} samples, {each} of each draft: that is one draft a problem, which has no "
+                f"other to be compared with; set num_samples above {each}, or samples_per_draft lower"
+            )
+        if ask.draft_sampling.top_p < 1:
+            raise ConfigError(f"{where} samples its drafts with top_p below 1, which would bias their update: leave it at 1")
+
+
+def check_models(config: Config) -> None:
+    """Raises ModelError for a model directory that is none, the trained one or a view's own, before anything is started."""
+    own = [view.model for view in config.views.values() if view.model is not None]
+    for name in dict.fromkeys([config.model.path, *own]):
+        model_path(name)
 
 
 def make_audit(
@@ -165,29 +186,32 @@ def make_evaluator(
     grader: Grader,
 ) -> Evaluator:
     """The evaluator of the named parts: `eval` for the problems that are adapted to, `holdout` for the others."""
-    longest = config.rollout.max_response_tokens
-    sampling = [
-        Sampling(v.max_response_tokens or longest, config.eval.temperature, config.eval.top_p, v.stop)
-        for v in config.views.values()
-    ]
+    temperature, top_p = config.eval.temperature, config.eval.top_p
+    sampling = [replace(ask.sampling, temperature=temperature, top_p=top_p) for ask in make_asks(config, views)]
     settings = EvalSettings(config.eval.num_samples, sampling, config.seed, config.eval.chunk_problems)
     return Evaluator(parts, gold, views, runtime, grader, settings)
 
 
-def skip_long_prompts(
+def fitting_parts(
     config: Config, problems: Sequence[Problem], views: Sequence[View], runtime: Any
-) -> tuple[list[Problem], list[str]]:
-    """The problems whose prompt fits in every view, and the ids of the others. Raises ProblemError if none is left."""
+) -> tuple[dict[str, list[Problem]], list[str]]:
+    """The `split_parts` of the problems without those whose prompt is too long in some view, and the ids of these.
+
+    The split comes first, so that a problem's part does not depend on what else fits. Raises ProblemError for a part of which
+    nothing is left.
+    """
+    parts = split_parts(config, problems)
     lengths = runtime.count_tokens({view.name: [view.render(p) for p in problems] for view in views})
-    longest = [max(column) for column in zip(*lengths.values(), strict=True)]
+    longest = {p.id: max(column) for p, column in zip(problems, zip(*lengths.values(), strict=True), strict=True)}
     limit = config.rollout.max_prompt_tokens
-    kept = [p for p, n in zip(problems, longest, strict=True) if n <= limit]
-    if not kept:
-        raise ProblemError(
-            f"every one of the {len(problems)} problems has a prompt longer than rollout.max_prompt_tokens = {limit} "
-            f"(the shortest needs {min(longest)}): raise the limit"
-        )
-    return kept, [p.id for p, n in zip(problems, longest, strict=True) if n > limit]
+    for name, part in parts.items():
+        if min(longest[p.id] for p in part) > limit:
+            raise ProblemError(
+                f"every one of the {len(part)} problems{' held out' if name == 'holdout' else ''} has a prompt longer than "
+                f"rollout.max_prompt_tokens = {limit} (the shortest needs {min(longest[p.id] for p in part)}): raise the limit"
+            )
+    kept = {name: [p for p in part if longest[p.id] <= limit] for name, part in parts.items()}
+    return kept, [p.id for p in problems if longest[p.id] > limit]
 
 
 def _model_arguments(config: Config, model: str | None = None) -> dict[str, Any]:

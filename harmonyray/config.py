@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -66,12 +66,16 @@ class Plugin(Section):
 class ViewConfig(Plugin):
     num_samples: PositiveInt = Field(16, description="samples per problem and step in this view (N)")
     model: str | None = Field(
-        None, description="another model for this view, a directory or hub id: it votes, and is never trained; null: model.path"
+        None,
+        min_length=1,
+        description="another model for this view, a directory or hub id: it votes, and is never trained; null: model.path",
     )
     temperature: PositiveFloat | None = Field(None, description="instead of rollout.temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="below 1 only in a view with a model of its own")
     max_response_tokens: PositiveInt | None = Field(None, description="instead of rollout.max_response_tokens")
-    stop: tuple[str, ...] = Field((), description="texts that end a response; they are not part of it")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="texts that end a response; they are not part of it"
+    )
 
 
 class ProblemsConfig(Plugin):
@@ -89,7 +93,10 @@ class RolloutConfig(Section):
     engine: Plugin
     problems_per_step: PositiveInt = Field(description="problems drawn for one step (P)")
     temperature: PositiveFloat = 1.0
-    max_prompt_tokens: PositiveInt = Field(description="problems with a longer prompt in any view are skipped, counted and named")
+    max_prompt_tokens: PositiveInt = Field(
+        description="problems with a longer prompt in any view are skipped, counted and named; a staged view's second prompt, "
+        "which holds a draft, is not looked at"
+    )
     max_response_tokens: PositiveInt
 
 

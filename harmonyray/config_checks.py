@@ -21,13 +21,18 @@ def check_together(c: Config) -> None:
             raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     _check_models(c)
     groups = _check_groups(c)
-    gpus = [c.placement.for_group(g).num_gpus for g in groups] + [c.placement.learner.num_gpus]
+    frozen = {name for name, view in c.views.items() if view.model is not None}
+    frozen |= {name for name, views in c.placement.share.items() if frozen & set(views)}
+    gpus = [c.placement.for_group(g).num_gpus for g in groups if g not in frozen] + [c.placement.learner.num_gpus]
     if c.sync.backend == "nccl" and min(gpus) == 0:
         raise ConfigError(
-            "'sync.backend' is nccl, but a view or the learner has num_gpus 0: give each a GPU, or use auto or gloo"
+            "'sync.backend' is nccl, but a trained view or the learner has num_gpus 0: give each a GPU, or use auto or gloo"
         )
-    if c.audit.action == "down_weight" and not hasattr(resolve("methods", c.method.type), "weigh_views"):
-        raise ConfigError(f"'audit.action' is down_weight, but method {c.method.type} does not weigh views: use report")
+    if c.audit.action == "down_weight":
+        weighs = getattr(resolve("methods", c.method.type), "check_weighing", None)
+        if weighs is None:
+            raise ConfigError(f"'audit.action' is down_weight, but method {c.method.type} does not weigh views: use report")
+        weighs(c.method.options, tuple(c.views))
     if c.runtime.type == "in_process" and any(c.placement.for_group(g).replicas > 1 for g in groups):
         raise ConfigError("'runtime.type' is in_process, which has one engine per view: set placement replicas to 1, or use ray")
     check = getattr(resolve("methods", c.method.type), "check", None)
@@ -64,9 +69,10 @@ def _check_groups(c: Config) -> list[str]:
             if view in owner:
                 raise ConfigError(f"{where} names view {view!r}, which {owner[view]!r} has already: a view sits in one group")
             owner[view] = group
-        models = {c.views[view].model or c.model.path for view in views}
-        if len(models) > 1:
-            raise ConfigError(f"{where} holds views of different models, {sorted(models)}: a group runs one model")
+        models = [c.views[view].model for view in views]
+        if len(set(models)) > 1:
+            shown = ", ".join(f"{view} ({model or 'trained'})" for view, model in zip(views, models, strict=True))
+            raise ConfigError(f"{where} holds views of different models, {shown}: a group runs one model")
     groups = [view for view in c.views if view not in owner] + list(c.placement.share)
     for name in c.placement.views:
         if name in owner:

@@ -13,7 +13,7 @@ import numpy as np
 
 from harmonyray.measures import Scores, flat_metrics, labels_right, score_problems
 from harmonyray.protocols import Grader, Sampler, View
-from harmonyray.rollouts import sample_problems
+from harmonyray.rollouts import Ask, sample_problems
 from harmonyray.types import (
     AnswerGroup,
     BoolArray,
@@ -26,8 +26,6 @@ from harmonyray.types import (
     Sampling,
 )
 
-DEFAULT_CHUNK = 256
-
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
@@ -37,7 +35,7 @@ class EvalSettings:
     num_samples: int
     sampling: Sequence[Sampling]
     seed: int
-    chunk_problems: int = DEFAULT_CHUNK
+    chunk_problems: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +158,10 @@ class Evaluator:
 
     def _graded(self, part: str, problems: Sequence[Problem], policy_version: int, greedy: bool) -> Graded:
         settings = self.settings
-        num_samples = [1 if greedy else settings.num_samples] * len(self.views)
+        num_samples = 1 if greedy else settings.num_samples
         sampling = [replace(s, temperature=0, top_p=1.0) for s in settings.sampling] if greedy else settings.sampling
-        seed_parts = (settings.seed, "eval")
-        rollouts = sample_problems(self.sampler, self.views, num_samples, problems, sampling, policy_version, seed_parts)
+        asks = [Ask(view, num_samples, s) for view, s in zip(self.views, sampling, strict=True)]
+        rollouts = sample_problems(self.sampler, asks, problems, policy_version, (settings.seed, "eval"))
         groups = self.grader.group(rollouts)
         return Graded(part, greedy, rollouts, groups, self._right(groups))
 

@@ -25,8 +25,9 @@ HEADINGS = {  # of the roles, in the order in which they are shown; plug-ins hav
 def describe(kind: str) -> dict[str, Any]:
     """`{name: {"summary": ..., "options": {option: default}, "shown": {option: text}}}` of a kind of plug-in, or of "configs".
 
-    A default is a plain value, MISSING where one must be given; `shown` is how people see it. A config has `"role"` too: "experiment" can be run as it stands, "piece" is for the `extends` of others, and "broken" says in
-    its summary what is wrong. Raises ConfigError for an unknown kind.
+    A default is a plain value, MISSING where one must be given; `shown` is how people see it. A config has `"role"` too:
+    "experiment" can be run as it stands, "piece" is for the `extends` of others, and "broken" says in its summary what is
+    wrong. Raises ConfigError for an unknown kind.
     """
     if kind == "configs":
         return {name: _config_entry(path) for name, path in sorted(config_names().items())}

@@ -10,14 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
-from harmonyray.algos.batching import Trainable, make_batch
+from harmonyray.algos.batching import make_batch
 from harmonyray.algos.diagnostics import consensus_metrics
 from harmonyray.evaluate import Evaluator
 from harmonyray.ledger import StepLedger, take_ledger
 from harmonyray.problems.schedule import ProblemSchedule
-from harmonyray.protocols import Advantage, Grader, Learner, Method, Sampler, Tracker, View
-from harmonyray.rollouts import sample_problems
-from harmonyray.types import AnswerGroup, Judgement, ProblemRollouts, Sampling
+from harmonyray.protocols import Advantage, Grader, Learner, Method, Sampler, Tracker
+from harmonyray.rollouts import Ask, sample_problems
+from harmonyray.types import AnswerGroup, Judgement, ProblemRollouts
 
 
 class Runtime(Sampler, Learner, Protocol):
@@ -34,14 +34,11 @@ class Runtime(Sampler, Learner, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything the loop turns. `num_samples`, `sampling` and `trained` [V] belong to the views; a view that is not trained
-    votes only. `audit` looks at a step's views before the method judges, and returns metrics."""
+    """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `audit` looks at a step's views before the
+    method judges, and returns metrics."""
 
     schedule: ProblemSchedule
-    views: Sequence[View]
-    num_samples: Sequence[int]
-    sampling: Sequence[Sampling]
-    trained: Sequence[bool]
+    asks: Sequence[Ask]
     runtime: Runtime
     grader: Grader
     audit: Callable[[Sequence[ProblemRollouts], Sequence[AnswerGroup]], Mapping[str, float]]
@@ -65,23 +62,15 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
         clock = Clock()
         with clock("step"):
             with clock("generate"):
-                rollouts = sample_problems(
-                    p.runtime,
-                    p.views,
-                    p.num_samples,
-                    p.schedule.draw(step),
-                    p.sampling,
-                    p.runtime.policy_version,
-                    (p.seed, "train", step),
-                )
+                problems, seeds = p.schedule.draw(step), (p.seed, "train", step)
+                rollouts = sample_problems(p.runtime, p.asks, problems, p.runtime.policy_version, seeds)
             with clock("grade"):
                 groups = p.grader.group(rollouts)
                 audit = p.audit(rollouts, groups)
                 judgements = p.method.judge(groups, step)
             ledger = take_ledger(step, judgements)
             row = {**step_metrics(p, rollouts, judgements, ledger), **audit}
-            views = [Trainable(s.temperature, trained) for s, trained in zip(p.sampling, p.trained, strict=True)]
-            batch = make_batch(rollouts, judgements, p.advantage, views)
+            batch = make_batch(rollouts, judgements, p.advantage, p.asks)
             if batch is not None:
                 with clock("learn"):
                     report = p.runtime.update(batch, step)
@@ -112,7 +101,7 @@ def step_metrics(
     row["consensus/timeouts"] = float(sum(g.num_timeouts for g in groups))
     for key in sorted({key for j in judgements for key in j.metrics}):
         row[key] = float(np.mean([j.metrics[key] for j in judgements if key in j.metrics]))
-    for v, view in enumerate(p.views):
+    for v, view in enumerate(ask.view for ask in p.asks):
         samples = [s for problem in rollouts for s in problem.rollouts[v]]
         row[f"reward/{view.name}/mean"] = float(np.nanmean([j.rewards[v] for j in judgements]))
         row[f"rollout/{view.name}/length"] = float(np.mean([len(s.token_ids) for s in samples]))

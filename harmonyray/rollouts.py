@@ -6,7 +6,7 @@ A view that asks twice has its drafts sampled along with the other views' respon
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from harmonyray.protocols import Sampler, StagedView, View
 from harmonyray.seeding import derive_seed
@@ -15,35 +15,48 @@ from harmonyray.types import Problem, ProblemRollouts, Rollout, SampleRequest, S
 Seeds = tuple[int | str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How a view is asked: for how many samples of a problem, sampled how. `trained`: whether the trained model answers."""
+
+    view: View
+    num_samples: int
+    sampling: Sampling
+    trained: bool = True
+
+    @property
+    def draft_sampling(self) -> Sampling:
+        """How the first call of a view that asks twice is sampled; `sampling` itself for any other."""
+        return self.view.draft_sampling(self.sampling) if isinstance(self.view, StagedView) else self.sampling
+
+    @property
+    def num_first(self) -> int:
+        """How many rollouts the first call draws: the samples, or the drafts that lead to them (the last may lead to fewer)."""
+        return -(-self.num_samples // self.view.samples_per_draft) if isinstance(self.view, StagedView) else self.num_samples
+
+
 def sample_problems(
-    sampler: Sampler,
-    views: Sequence[View],
-    num_samples: Sequence[int],
-    problems: Sequence[Problem],
-    sampling: Sequence[Sampling],
-    policy_version: int,
-    seed_parts: Seeds,
+    sampler: Sampler, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int, seed_parts: Seeds
 ) -> list[ProblemRollouts]:
-    """All views' rollouts of the problems, in order; `num_samples` [V] and `sampling` [V] belong to the views.
+    """The rollouts of the problems in all views `asks` [V], in order.
 
     Sample n of view v draws from the seed (*seed_parts, problem, view, n), draft d from (..., view, "draft", d).
     """
     first = {
-        view.name: [
-            SampleRequest(view.render(p), _seeds(_num_first(view, n), *seed_parts, p.id, view.name, *_kind(view)))
+        ask.view.name: [
+            SampleRequest(ask.view.render(p), _seeds(ask.num_first, *seed_parts, p.id, ask.view.name, *_kind(ask.view)))
             for p in problems
         ]
-        for view, n in zip(views, num_samples, strict=True)
+        for ask in asks
     }
-    how = {view.name: (s, _draft_sampling(view, s)) for view, s in zip(views, sampling, strict=True)}
-    sampled = sampler.sample(first, {name: drafts for name, (_, drafts) in how.items()}, policy_version)
-    staged = [(view, n) for view, n in zip(views, num_samples, strict=True) if isinstance(view, StagedView)]
+    sampled = sampler.sample(first, {ask.view.name: ask.draft_sampling for ask in asks}, policy_version)
+    staged = [(ask, ask.view) for ask in asks if isinstance(ask.view, StagedView)]
     if staged:
-        second = {view.name: _follow_ups(view, n, problems, sampled[view.name], seed_parts) for view, n in staged}
-        answers = sampler.sample(second, {view.name: how[view.name][0] for view, _ in staged}, policy_version)
-        for view, _ in staged:
+        second = {v.name: _follow_ups(v, ask.num_samples, problems, sampled[v.name], seed_parts) for ask, v in staged}
+        answers = sampler.sample(second, {view.name: ask.sampling for ask, view in staged}, policy_version)
+        for _, view in staged:
             sampled[view.name] = _by_problem(sampled[view.name], answers[view.name])
-    return [ProblemRollouts(p, tuple(sampled[view.name][i] for view in views)) for i, p in enumerate(problems)]
+    return [ProblemRollouts(p, tuple(sampled[ask.view.name][i] for ask in asks)) for i, p in enumerate(problems)]
 
 
 def _seeds(count: int, *parts: int | str) -> tuple[int, ...]:
@@ -52,15 +65,6 @@ def _seeds(count: int, *parts: int | str) -> tuple[int, ...]:
 
 def _kind(view: View) -> tuple[str, ...]:
     return ("draft",) if isinstance(view, StagedView) else ()
-
-
-def _num_first(view: View, num_samples: int) -> int:
-    """How many rollouts the first call draws: the samples, or the drafts that lead to them (the last may lead to fewer)."""
-    return -(-num_samples // view.samples_per_draft) if isinstance(view, StagedView) else num_samples
-
-
-def _draft_sampling(view: View, sampling: Sampling) -> Sampling:
-    return view.draft_sampling(sampling) if isinstance(view, StagedView) else sampling
 
 
 def _follow_ups(

@@ -14,6 +14,7 @@ from harmonyray import build
 from harmonyray.checkpoint import replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
+from harmonyray.evaluate import Evaluator
 from harmonyray.loop import Parts, train
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
@@ -35,7 +36,8 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     begun = time.perf_counter()
     problems, gold = build.load_problems(config)
     build.check_gold(config, problems, gold)
-    _check_model(config)
+    build.check_models(config)
+    build.check_drafts(build.make_asks(config, build.make_views(config)))
     with open_run(config, run_dir, resume) as start:
         reporter.start(config, start.run_dir, start.first_step, len(problems))
         uri, artifacts = tracking_place(config, start.run_dir)
@@ -74,21 +76,16 @@ def _train(
         if start.checkpoint is not None:
             runtime.load(start.checkpoint)
         runtime.sync()  # from the first token on, every engine holds the learner's weights and has acknowledged them
-        problems, skipped = build.skip_long_prompts(config, problems, views, runtime)
+        parts, skipped = build.fitting_parts(config, problems, views, runtime)
         reporter.skipped(skipped, config.rollout.max_prompt_tokens)
         reporter.same_prompts(same_prompts(views, problems))
-        parts = build.split_parts(config, problems)
         run_id = mlflow.run_id
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
         start.record(mlflow_run_id=run_id)
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
-        before = start.state.get("eval_before")
-        if before is None:
-            before = evaluator.evaluate(runtime.policy_version)
-            mlflow.log_metrics(before, 0)
-            start.record(eval_before=before)
+        before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)
         reporter.evaluated(before)
         method = build.make_method(config, grader, gold)
         if isinstance(method, Stateful) and "method" in start.state:
@@ -100,10 +97,7 @@ def _train(
 
         turned = Parts(
             schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
-            views=views,
-            num_samples=[v.num_samples for v in config.views.values()],
-            sampling=build.make_sampling(config),
-            trained=[v.model is None for v in config.views.values()],
+            asks=build.make_asks(config, views),
             runtime=runtime,
             grader=grader,
             audit=build.make_audit(config, method, reporter.degenerate),
@@ -124,10 +118,15 @@ def _train(
         return last, before
 
 
-def _check_model(config: Config) -> None:
-    from harmonyray.engines.paths import model_path
-
-    model_path(config.model.path)
+def _evaluated_before(start: Start, evaluator: Evaluator, policy_version: int, mlflow: MlflowRun) -> Mapping[str, float]:
+    """The evaluation before the first step; a resumed run has it already."""
+    recorded: Mapping[str, float] | None = start.state.get("eval_before")
+    if recorded is not None:
+        return recorded
+    before = evaluator.evaluate(policy_version)
+    mlflow.log_metrics(before, 0)
+    start.record(eval_before=before)
+    return before
 
 
 def tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:

@@ -12,7 +12,7 @@ from typing import Any
 from harmonyray import build
 from harmonyray.config import Config
 from harmonyray.console import Reporter
-from harmonyray.engines.paths import BUILT_IN_MODELS, model_path
+from harmonyray.engines.paths import BUILT_IN_MODELS
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.eval_report import SampleFile, make_directory, progress_bar, write_summary
 from harmonyray.evaluate import Evaluator, Record
@@ -42,15 +42,16 @@ def run_evaluation(
         raise ConfigError(
             "evaluation needs gold answers, and this problem source has none: name its answer column (problems.answer_column)"
         )
-    model_path(config.model.path)
+    build.check_models(config)
     views = build.make_views(config)
     with _open_results(config, out, gold, reporter) as results:
         with build.open_runtime(config, views, learn=False) as (runtime, grader):
-            fitting, skipped = build.skip_long_prompts(config, problems, views, runtime)
+            parts, skipped = build.fitting_parts(config, problems, views, runtime)
             reporter.skipped(skipped, config.rollout.max_prompt_tokens)
+            fitting = [p for part in parts.values() for p in part]
             without_gold = [p.id for p in fitting if p.id not in gold]
             _say_without_gold(reporter, without_gold, len(fitting))
-            evaluator = build.make_evaluator(config, build.split_parts(config, fitting), gold, views, runtime, grader)
+            evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
             record = results.start() if results is not None else None
             with progress_bar(reporter) as progress:
                 scored = evaluator.score(runtime.policy_version, progress, record)

@@ -138,6 +138,18 @@ def test_overrides_win_and_later_ones_over_earlier() -> None:
     assert (config.views["solver"].num_samples, config.views["reframer"].num_samples) == (4, 16)
 
 
+def test_a_frozen_view_needs_no_gpu_for_nccl() -> None:
+    gpus = [
+        "placement.view.num_gpus=1",
+        "placement.learner.num_gpus=1",
+        "placement.views.reframer.num_gpus=0",
+        "sync.backend=nccl",
+    ]
+    assert load_config("quickstart", [*gpus, "views.reframer.model=a/b"]).sync.backend == "nccl"
+    with pytest.raises(ConfigError, match="a trained view or the learner has num_gpus 0"):
+        load_config("quickstart", gpus)
+
+
 def test_a_group_or_a_place_set_to_null_is_gone() -> None:
     config = load_config("quickstart-views", ["placement.share.all=null"])
     assert config.placement.share == {}

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import rows, samples, small_run, steady, weights
+import torch
+from run_helpers import rows, samples, small_run, steady, weights, write_rows
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harmonyray import build
 from harmonyray.config import load_config
 from harmonyray.console import Reporter
+from harmonyray.errors import ConfigError, ModelError
 from harmonyray.problems.quickstart import MODEL_DIR
 from harmonyray.run import run_training
 
@@ -28,6 +34,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("eight") / "run"
     cut = [f"views.{name}.num_samples=4" for name in VIEWS]
     small = ["runtime.type=in_process", "problems.limit=8", "rollout.problems_per_step=4", "eval.num_samples=2", "eval.every=0"]
+    small += ["views.staged.samples_per_draft=2"]
     config = load_config("quickstart-views", [*small, *cut, "steps=2", "method.selector.smoothing=0.1"])
     run_training(config, run_dir, False, Reporter(quiet=True))
     return run_dir
@@ -38,8 +45,8 @@ def test_eight_views_vote_and_are_trained(eight: Path) -> None:
     assert [row["step"] for row in steps] == [1, 2]
     assert {key.split("/")[1] for key in steps[0] if key.startswith("rollout/")} == set(VIEWS)
     assert all(row["consensus/coverage"] > 0 and row["train/skipped"] == 0 for row in steps)
-    # 4 samples of 8 views and 1 draft of the staged one, for each labelled problem
-    assert {row["train/num_rows"] % 33 for row in steps} == {0}
+    # 4 samples of 8 views and 2 drafts of the staged one, for each labelled problem
+    assert {row["train/num_rows"] % 34 for row in steps} == {0}
     assert {row["view"] for row in samples(eight)} == set(VIEWS)
 
 
@@ -49,10 +56,17 @@ def test_a_strategy_view_begins_as_told(eight: Path) -> None:
 
 
 def test_the_rewording_of_the_data_is_what_a_static_view_asks(tmp_path: Path) -> None:
-    small_run(tmp_path / "run", 'views.reframer={type: static, column: shifted, template: "SOLVE: {question}\\n"}', "steps=1")
-    answers = {r["problem_id"]: r["answer"] for r in samples(tmp_path / "run") if r["view"] == "reframer"}
-    assert len(answers) == 4
-    assert rows(tmp_path / "run")[0]["audit/reframer/agreement"] > 0
+    """Every question comes with a rewording that has another answer: the static view gives that one."""
+    pairs = enumerate([(58, 23), (67, 34), (79, 41)])
+    asked = [{"id": str(i), "question": f"{a}-{b}", "other": f"{a + 10}-{b}"} for i, (a, b) in pairs]
+    file = write_rows(tmp_path / "asked.jsonl", asked)
+    view = 'views.reframer={type: static, column: other, template: "SOLVE: {question}\\n", num_samples: 16}'
+    problems = f"problems={{type: file, path: {file}, kind: number, rewording_columns: [other], limit: null}}"
+    small_run(tmp_path / "run", problems, view, "views.solver.num_samples=16", "steps=1", "eval.every=0")
+    for row in asked:
+        own = [r for r in samples(tmp_path / "run") if r["problem_id"] == row["id"]]
+        common = {v: Counter(r["answer"] for r in own if r["view"] == v).most_common(1)[0][0] for v in ("solver", "reframer")}
+        assert common == {"solver": str(eval(row["question"])), "reframer": str(eval(row["other"]))}
 
 
 def test_a_staged_view_solves_each_draft_twice_and_trains_both_calls(tmp_path: Path) -> None:
@@ -68,6 +82,17 @@ def test_a_staged_view_solves_each_draft_twice_and_trains_both_calls(tmp_path: P
     assert all(row["rollout/reframer/draft_length"] > 3 for row in steps)
     # 4 solver samples, 4 solutions and 2 drafts of each labelled problem
     assert [row["train/num_rows"] for row in steps] == [10 * 4 * row["consensus/coverage"] for row in steps]
+
+
+def test_drafts_are_trained_at_the_temperature_they_were_sampled_at(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", STAGED, "views.reframer.temperature=0.5", "steps=1", "eval.every=0")
+    assert rows(tmp_path / "run")[0]["train/engine_gap_max"] < 1e-4
+
+
+def test_one_draft_a_problem_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'views.reframer' asks for 4 samples, 4 of each draft: .* set num_samples above 4"):
+        small_run(tmp_path / "run", STAGED, "views.reframer.samples_per_draft=4", "steps=1")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_staged_run_goes_on_as_if_uninterrupted(tmp_path: Path) -> None:
@@ -97,6 +122,35 @@ def test_a_view_of_another_model_votes_and_stays_as_it_is(tmp_path: Path) -> Non
     assert weights(frozen) == before
 
 
+def test_a_frozen_model_may_be_of_another_family(tmp_path: Path) -> None:
+    """A random Llama with a vocabulary of its own beside the Qwen3 in training."""
+    other = save_llama(tmp_path / "llama")
+    small_run(tmp_path / "run", f"views.reframer.model={other}", "steps=2", "eval.every=0", "method.selector=majority")
+    frozen = [r for r in samples(tmp_path / "run") if r["view"] == "reframer"]
+    assert {r["policy_version"] for r in frozen} == {0}
+    assert any(set(r["response"]) & set("xyz") for r in frozen)  # letters that the trained model does not know
+    assert rows(tmp_path / "run")[-1]["policy_version"] > 0
+
+
+def save_llama(directory: Path) -> Path:
+    words = {word: i for i, word in enumerate(["<pad>", "<eos>", *"0123456789-+=xyz:?SOLVERFAM"])}
+    core = Tokenizer(models.WordLevel(words, unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", unk_token="?").save_pretrained(directory)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(words), pad_token_id=0, eos_token_id=1, bos_token_id=None, **size)
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("mistake", ["/nonexistent/m", "."])
+def test_a_frozen_model_that_is_none_is_named_before_anything_starts(tmp_path: Path, mistake: str) -> None:
+    with pytest.raises(ModelError, match="model directory"):
+        small_run(tmp_path / "run", f"views.reframer.model={mistake}", "steps=1")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_view_may_be_sampled_in_its_own_way(tmp_path: Path) -> None:
     small_run(tmp_path / "run", "views.reframer.max_response_tokens=5", "views.solver.stop=['=']", "steps=1", "eval.every=0")
     taken: dict[str, list[dict[str, Any]]] = {"solver": [], "reframer": []}
@@ -114,6 +168,21 @@ def test_held_out_problems_are_evaluated_and_never_trained_on(tmp_path: Path) ->
     assert {"eval/solver/avg_at_k", "holdout/solver/avg_at_k", "holdout/harmonic_at_k"} <= set(last)
     assert (last["eval/num_problems"], last["holdout/num_problems"]) == (12, 4)
     assert "held out" in (tmp_path / "run" / "summary.txt").read_text()
+
+
+def test_what_is_held_out_does_not_depend_on_what_fits() -> None:
+    config = load_config("quickstart", ["problems.holdout=0.25", "rollout.max_prompt_tokens=5"])
+    problems, _ = build.load_problems(config)
+
+    class Counts:
+        def count_tokens(self, prompts: Any) -> dict[str, list[int]]:
+            return {view: [9 if int(p.problem_id[-1]) % 2 else 5 for p in asked] for view, asked in prompts.items()}
+
+    whole = build.split_parts(config, problems)
+    parts, skipped = build.fitting_parts(config, problems, build.make_views(config), Counts())
+    assert 0 < len(skipped) < len(problems)
+    for name, part in whole.items():
+        assert [p.id for p in part if p.id not in skipped] == [p.id for p in parts[name]]
 
 
 def test_a_degenerate_view_is_named_and_loses_weight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,8 @@ def plan_rows(wanted: Sequence[Seat], nodes: Sequence[Node]) -> list[tuple[str, 
     """The table of a plan: header, a row per seat, then asked and available totals."""
     rows: list[tuple[str, ...]] = [("group", "replica", "CPUs", "GPUs", "node")]
     for seat, node in zip(wanted, assign(wanted, nodes), strict=True):
-        rows.append((seat.group, str(seat.replica), f"{seat.num_cpus:g}", f"{seat.num_gpus:g}", node or "NO ROOM"))
+        frozen = f", {seat.engines.model} as it is" if seat.engines and seat.engines.model else ""
+        rows.append((seat.group + frozen, str(seat.replica), f"{seat.num_cpus:g}", f"{seat.num_gpus:g}", node or "NO ROOM"))
     rows.append(("asked", "", f"{sum(s.num_cpus for s in wanted):g}", f"{sum(s.num_gpus for s in wanted):g}", ""))
     rows.append(
         ("available", "", f"{sum(n.num_cpus for n in nodes):g}", f"{sum(n.num_gpus for n in nodes):g}", f"{len(nodes)} node(s)")

@@ -11,15 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harmonyray.protocols import Advantage
+from harmonyray.rollouts import Ask
 from harmonyray.types import Batch, FloatArray, Judgement, ProblemRollouts, Rollout
-
-
-@dataclass(frozen=True, slots=True)
-class Trainable:
-    """What the batch must know of a view: the temperature it is sampled at, and whether the trained model answers for it."""
-
-    temperature: float
-    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +24,26 @@ class _Row:
 
 
 def make_batch(
-    rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement], advantage: Advantage, views: Sequence[Trainable]
+    rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement], advantage: Advantage, asks: Sequence[Ask]
 ) -> Batch | None:
-    """The batch of the trained views of these problems, or None if there is no row to train on. `views` [V].
+    """The batch of the trained views of these problems, or None if there is no row to train on. `asks` [V].
 
     Part v of the loss are the responses of view v, part V + v its drafts.
     """
     rows: list[_Row] = []
     for problem, judged in zip(rollouts, judgements, strict=True):
         assert problem.problem.id == judged.group.problem_id, "labels must meet their own problem"
-        used = judged.trained & np.array([view.trained for view in views])
+        used = judged.trained & np.array([ask.trained for ask in asks])
         rewards: FloatArray = np.where(used[:, None], judged.rewards, np.nan)
         values = advantage.advantages(rewards)
         for v in np.flatnonzero(used).tolist():
-            samples, at = problem.rollouts[v], views[v].temperature
+            samples, at = problem.rollouts[v], asks[v].sampling.temperature
             rows += [_Row(rollout, float(values[v, n]), v, at) for n, rollout in enumerate(samples)]
             drafts, draft_rewards = _drafts(samples, rewards[v])
             if drafts:
                 draft_values = advantage.advantages(draft_rewards[None])[0]
-                rows += [_Row(d, float(x), len(views) + v, at) for d, x in zip(drafts, draft_values, strict=True)]
+                at = asks[v].draft_sampling.temperature
+                rows += [_Row(d, float(x), len(asks) + v, at) for d, x in zip(drafts, draft_values, strict=True)]
     return _pad(rows) if rows else None
 
 

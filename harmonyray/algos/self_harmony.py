@@ -75,6 +75,11 @@ class SelfHarmony(MethodBase):
         require_views("self_harmony", views, 2)
         options.selector.build().select([[1] * len(views)], [1] * len(views))  # weights for another number of views, for one
 
+    @classmethod
+    def check_weighing(cls, options: Any, views: tuple[str, ...]) -> None:
+        """Raises ConfigError where the selector has no weights that `weigh_views` could lower."""
+        weigh(options.selector.build(), np.ones(len(views)))
+
     def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]:
         counts, num_samples = [g.counts() for g in groups], [g.num_samples for g in groups]
         # Selectors count steps from 0.

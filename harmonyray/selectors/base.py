@@ -186,4 +186,4 @@ class WeightedSelector(Selector):
         if self.factors is None:
             return weights
         lowered: FloatArray = weights * self.factors
-        return lowered / lowered.sum()
+        return lowered / lowered.sum() if lowered.any() else weights  # a vote knows proportions only

@@ -79,10 +79,7 @@ def drive(
     method = build.make_method(config, grader, gold)
     turned = Parts(
         schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
-        views=views,
-        num_samples=[v.num_samples for v in config.views.values()],
-        sampling=build.make_sampling(config),
-        trained=[v.model is None for v in config.views.values()],
+        asks=build.make_asks(config, views),
         runtime=runtime,
         grader=grader,
         audit=build.make_audit(config, method, lambda view, reason: None),

@@ -10,10 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonyray.algos.advantages import Grpo
-from harmonyray.algos.batching import Trainable, make_batch
-from harmonyray.types import AnswerGroup, Batch, Consensus, FloatArray, Judgement, Problem, ProblemRollouts, Prompt, Rollout
+from harmonyray.algos.batching import make_batch
+from harmonyray.rollouts import Ask
+from harmonyray.types import (
+    AnswerGroup,
+    Batch,
+    Consensus,
+    FloatArray,
+    Judgement,
+    Problem,
+    ProblemRollouts,
+    Prompt,
+    Rollout,
+    Sampling,
+)
+from harmonyray.views.solver import Solver
 
 NAN = float("nan")
+
+
+def ask(temperature: float = 1.0, trained: bool = True) -> Ask:
+    return Ask(Solver("v", Solver.Options()), 1, Sampling(8, temperature), trained)
 
 
 class AsIs:
@@ -48,7 +65,7 @@ def judgement(problem: str, rewards: list[list[float]], trained: list[bool] | No
 def made(
     problems: list[ProblemRollouts], judgements: list[Judgement], advantage: object = None, temperature: float = 1.0
 ) -> Batch:
-    views = [Trainable(temperature)] * len(judgements[0].rewards)
+    views = [ask(temperature)] * len(judgements[0].rewards)
     batch = make_batch(problems, judgements, advantage or AsIs(), views)  # type: ignore[arg-type]
     assert batch is not None
     return batch
@@ -109,8 +126,8 @@ def test_untrained_views_are_left_out_and_hidden_from_the_advantage() -> None:
 
 def test_nothing_to_train_on() -> None:
     problem = rollouts("p", [[([1], [2])]])
-    assert make_batch([problem], [judgement("p", [[1]], [False])], Grpo(Grpo.Options()), [Trainable(1.0)]) is None
-    assert make_batch([], [], Grpo(Grpo.Options()), [Trainable(1.0)]) is None
+    assert make_batch([problem], [judgement("p", [[1]], [False])], Grpo(Grpo.Options()), [ask()]) is None
+    assert make_batch([], [], Grpo(Grpo.Options()), [ask()]) is None
 
 
 def test_views_with_different_numbers_of_samples() -> None:
@@ -122,7 +139,7 @@ def test_views_with_different_numbers_of_samples() -> None:
 
 def test_a_view_with_a_model_of_its_own_votes_but_is_not_trained() -> None:
     rows = [([1], [2]), ([1], [3])]
-    advantage, views = AsIs(), [Trainable(1.0), Trainable(0.5, trained=False), Trainable(0.8)]
+    advantage, views = AsIs(), [ask(), ask(0.5, trained=False), ask(0.8)]
     batch = make_batch([rollouts("p", [rows] * 3)], [judgement("p", [[1, 2], [3, 4], [5, 6]])], advantage, views)
     assert batch is not None
     assert batch.advantages[:, 1].tolist() == [1, 2, 5, 6]
@@ -148,7 +165,7 @@ def test_a_draft_is_trained_by_the_mean_reward_of_what_it_led_to() -> None:
 def test_drafts_of_an_untrained_view_stay_out() -> None:
     draft = rollout("p", 0, [9], [40])
     problem = ProblemRollouts(Problem("p", "?"), ((replace(rollout("p", 0, [8], [20]), draft=draft),),))
-    assert make_batch([problem], [judgement("p", [[1]], [False])], AsIs(), [Trainable(1.0)]) is None
+    assert make_batch([problem], [judgement("p", [[1]], [False])], AsIs(), [ask()]) is None
 
 
 def test_labels_must_meet_their_own_problem() -> None:
@@ -156,10 +173,10 @@ def test_labels_must_meet_their_own_problem() -> None:
     problems = [rollouts("p", [rows]), rollouts("q", [rows])]
     judged = [judgement("p", [[1, 0]]), judgement("q", [[0, 1]])]
     with pytest.raises(AssertionError, match="labels must meet their own problem"):
-        make_batch(problems, judged[::-1], Grpo(Grpo.Options()), [Trainable(1.0)])
+        make_batch(problems, judged[::-1], Grpo(Grpo.Options()), [ask()])
     for shorter in (judged[:1], []):
         with pytest.raises(ValueError, match="zip"):
-            make_batch(problems, shorter, Grpo(Grpo.Options()), [Trainable(1.0)])
+            make_batch(problems, shorter, Grpo(Grpo.Options()), [ask()])
 
 
 def test_with_real_advantages() -> None:
@@ -182,7 +199,7 @@ def test_only_finite_advantages_reach_a_batch(data: st.DataObject, group: str) -
         problems.append(rollouts(str(p), [[([1], [2])] * n for n in counts]))
         judged.append(judgement(str(p), rewards, trained))
         num_rows += sum(n for n, t in zip(counts, trained, strict=True) if t)
-    batch = make_batch(problems, judged, Grpo(Grpo.Options.model_validate({"group": group})), [Trainable(1.0)] * num_views)
+    batch = make_batch(problems, judged, Grpo(Grpo.Options.model_validate({"group": group})), [ask()] * num_views)
     if num_rows == 0:
         assert batch is None
         return

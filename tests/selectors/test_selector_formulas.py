@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harmonyray.selectors import select
 from harmonyray.selectors.infomax import infomax_score
-from harmonyray.selectors.means import arithmetic_mean, geometric_mean, harmonic_mean, power_mean
+from harmonyray.selectors.means import Arithmetic, arithmetic_mean, geometric_mean, harmonic_mean, power_mean
 from harmonyray.types import FloatArray, IntArray
 
 MEANS = ("arithmetic", "geometric", "harmonic", "power_mean")
@@ -264,3 +264,15 @@ def test_label_is_a_best_cluster_that_somebody_voted_for(problem: tuple[IntArray
         if label is not None:
             assert counts[label].sum() > 0
             assert got.scores[label] == pytest.approx(got.scores.max())
+
+
+def test_factors_multiply_the_views_weights() -> None:
+    """Weights 1/2, 1/2 times 1, 1/4 are 4/5, 1/5; factors that leave no weight at all change nothing."""
+    votes: dict[str, Any] = {"counts": [[3, 0], [1, 4]], "num_samples": [4, 4]}
+    selector = Arithmetic(Arithmetic.Options())
+    selector.weigh_views(np.array([1, 0.25]))
+    assert selector.select(**votes).scores == pytest.approx([0.8 * 0.75, 0.8 * 0.25 + 0.2])
+    one_sided = Arithmetic(Arithmetic.Options(weights=(1, 0)))
+    plain = one_sided.select(**votes).scores
+    one_sided.weigh_views(np.array([0, 1]))
+    assert one_sided.select(**votes).scores == pytest.approx(plain)
