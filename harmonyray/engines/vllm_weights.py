@@ -1,0 +1,201 @@
+"""Weights inside a running vLLM worker: replacing them, and checking that inference uses what was sent.
+
+`WeightsExtension` is mixed into vLLM's worker (`worker_extension_cls`); its methods run where the model is, called by name.
+vLLM is imported by the methods: only its workers need this module's inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harmonyray.errors import WeightSyncError
+
+NUM_PROBES = 16  # input columns at which a layer that keeps its weights packed is read back, for every output
+
+
+def check_complete(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raises KeyError for names that the model does not have or that are missing, ValueError for another shape or dtype.
+
+    All of them have to be there: vLLM fuses tensors, and half of a fused layer would be left uninitialised.
+    """
+    unknown = [name for name in weights if name not in expected]
+    if unknown:
+        raise KeyError(f"weights for tensors that the engine's model does not have: {unknown[:3]} ({len(unknown)} in all)")
+    missing = [name for name in expected if name not in weights]
+    if missing:
+        raise KeyError(f"vLLM loads all weights or none, and these are missing: {missing[:3]} ({len(missing)} in all)")
+    for name, want in expected.items():
+        got = weights[name]
+        if (got.shape, got.dtype) != (want.shape, want.dtype):
+            raise ValueError(f"tensor {name!r} is {got.dtype} {tuple(got.shape)}, expected {want.dtype} {tuple(want.shape)}")
+
+
+class WeightsExtension:
+    """What vLLM's worker can do beside its own methods. `self` is the worker."""
+
+    model_runner: Any
+    model_config: Any
+    vllm_config: Any
+
+    def replace_weights(self, weights: Mapping[str, torch.Tensor]) -> list[str]:
+        """Loads all weights by the learner's names; returns the names that could not be read back (see `unlike_sent`).
+
+        Raises WeightSyncError if vLLM left a tensor out, or if inference would not use what was sent.
+        """
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+        model = self.model_runner.get_model()
+        every = set(dict(model.named_parameters()))
+        with set_current_vllm_config(self.vllm_config), torch.no_grad():
+            initialize_layerwise_reload(model)
+            loaded = model.load_weights(iter(weights.items()))
+            partly = _partly_loaded(model)
+            finalize_layerwise_reload(model, self.model_config)
+            _repack_heads(model)
+            left_out = sorted((every - loaded if loaded is not None else set()) | set(partly))
+            if left_out:
+                raise WeightSyncError(f"vLLM did not load {len(left_out)} tensors of its model, {left_out[0]!r} for one")
+            if self.vllm_config.parallel_config.world_size > 1:
+                return list(weights)
+            unlike, unread = unlike_sent(model, weights)
+        if unlike:
+            raise WeightSyncError(f"vLLM's layers do not hold what was sent in {len(unlike)} tensors, {unlike[0]!r} for one")
+        return unread
+
+    def release_kv_cache(self) -> None:
+        """Gives the memory of the key-value cache back to the system (CPU only, where vLLM itself cannot)."""
+        self._kv_bytes = [kv.untyped_storage().nbytes() for kv in self._kv_tensors()]
+        for kv in self._kv_tensors():
+            kv.untyped_storage().resize_(0)
+
+    def restore_kv_cache(self) -> None:
+        """Takes the memory that `release_kv_cache` gave back."""
+        for kv, num_bytes in zip(self._kv_tensors(), self._kv_bytes, strict=True):
+            if kv.untyped_storage().nbytes() != num_bytes:  # layers may share one
+                kv.untyped_storage().resize_(num_bytes)
+        for kv in self._kv_tensors():
+            kv.zero_()
+
+    def _kv_tensors(self) -> list[torch.Tensor]:
+        tensors: list[torch.Tensor] = self.model_runner.kv_caches
+        return tensors
+
+
+def _partly_loaded(model: torch.nn.Module) -> list[str]:
+    """The layers of which some but not all elements have come; called between loading and finalising.
+
+    An embedding is exempt: vLLM pads its rows, and those are never loaded.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    waiting = ((name, layer, get_layerwise_info(layer)) for name, layer in model.named_modules())
+    return [
+        name
+        for name, layer, info in waiting
+        if info.load_numel_total is not None
+        and 0 < info.load_numel < info.load_numel_total
+        and not isinstance(layer, VocabParallelEmbedding)
+    ]
+
+
+def _repack_heads(model: torch.nn.Module) -> None:
+    """On CPU a head that shares the embedding's tensor computes with a packed copy of its own, which a reload leaves behind."""
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
+            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where one sent tensor lives in vLLM's model: a layer's parameter, from a row on."""
+
+    layer: torch.nn.Module
+    leaf: str
+    first_row: int
+
+
+def unlike_sent(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    """The names whose layers do not hold what was sent, and the names that cannot be read back.
+
+    A tensor that vLLM keeps as it is, alone or as rows of a fused one, is compared whole. Of a matrix that it keeps packed
+    (oneDNN on CPU) `NUM_PROBES` columns are read back exactly, through the layer itself, for every output. Only models whose q,
+    k and v projections vLLM fuses into `qkv_proj` (Llama, Qwen, Mistral, Gemma, Phi, ...) keep transformers' layout in this way.
+    """
+    packed = getattr(model, "packed_modules_mapping", None) or {}
+    if "qkv_proj" not in packed:
+        return [], list(weights)
+    unlike, unread = [], []
+    read = _Reader()
+    for name, sent in weights.items():
+        home = _home(model, name, weights, packed)
+        same = None if home is None else read.same(home, sent)
+        if same is None:
+            unread.append(name)
+        elif not same:
+            unlike.append(name)
+    return unlike + list(_stale_copies(model, read)), unread
+
+
+def _home(model: torch.nn.Module, name: str, weights: Mapping[str, torch.Tensor], packed: Mapping[str, list[str]]) -> Home | None:
+    """Where `name` is, None if vLLM's model has no such layer."""
+    owner, _, leaf = name.rpartition(".")
+    parent, _, child = owner.rpartition(".")
+    first_row = 0
+    for fused, parts in packed.items():
+        before = [f"{parent}.{part}.{leaf}" for part in parts[: parts.index(child)]] if child in parts else []
+        if child in parts and all(other in weights for other in before):
+            owner, first_row = f"{parent}.{fused}", sum(len(weights[other]) for other in before)
+            break
+    try:
+        layer = model.get_submodule(owner)
+    except AttributeError:
+        return None
+    return Home(layer, leaf, first_row) if getattr(layer, leaf, None) is not None else None
+
+
+class _Reader:
+    """Reads tensors back out of vLLM's layers, each packed layer once."""
+
+    def __init__(self) -> None:
+        self._probed: dict[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def same(self, home: Home, sent: torch.Tensor) -> bool | None:
+        """Whether the rows hold `sent`, None if nothing of it can be read."""
+        rows = slice(home.first_row, home.first_row + len(sent))
+        held = getattr(home.layer, home.leaf)
+        if held.numel():
+            return torch.equal(held[rows], sent.to(device=held.device, dtype=held.dtype))
+        if home.leaf != "weight" or not hasattr(home.layer, "cpu_linear"):
+            return None
+        columns, answer = self.probe(home.layer, sent)
+        return torch.equal(answer[:, rows], sent[:, columns].T)
+
+    def probe(self, layer: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Column indices int[M] and what the layer computes with, float[M, outputs]: a unit vector selects a column exactly."""
+        if layer not in self._probed:
+            width = like.shape[1]
+            columns = torch.linspace(0, width - 1, min(NUM_PROBES, width)).long()
+            units = torch.nn.functional.one_hot(columns, width).to(like.dtype)
+            self._probed[layer] = columns, layer.cpu_linear(units, layer.weight, None)
+        return self._probed[layer]
+
+
+def _stale_copies(model: torch.nn.Module, read: _Reader) -> Iterator[str]:
+    """The heads whose packed copy is not their own tensor."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
+            weight = layer.get_parameter("weight")
+            columns, answer = read.probe(layer, weight)
+            if not torch.equal(answer, weight[:, columns].T):
+                yield f"{name} (its packed copy)"
