@@ -172,7 +172,8 @@ def make_audit(
         for name, reason in zip(names, found.reasons, strict=True):
             if reason:
                 tell(name, reason)
-        return found.metrics
+        lowered = zip(names, found.weights.tolist(), strict=True) if lowers else ()
+        return {**found.metrics, **{f"audit/{name}/weight": weight for name, weight in lowered}}
 
     return audit
 
@@ -222,13 +223,13 @@ def _model_arguments(config: Config, model: str | None = None) -> dict[str, Any]
 
 
 def plan(config: Config) -> tuple[str, bool]:
-    """The table of who would sit where, and whether everybody has room. Nothing is started.
+    """The table of who would sit where, with what to do if somebody has no room, and whether everybody has. Starts nothing.
 
     With RAY_ADDRESS the live cluster's nodes are looked at, else this machine.
     """
     import os
 
-    from harmonyray.actors.placement import assign, format_rows, plan_rows, seats, this_machine
+    from harmonyray.actors.placement import WAYS_OUT, assign, format_rows, plan_rows, seats, this_machine
 
     if os.environ.get("RAY_ADDRESS"):
         from harmonyray.actors.cluster import cluster, nodes
@@ -238,4 +239,5 @@ def plan(config: Config) -> tuple[str, bool]:
     else:
         have = [this_machine()]
     wanted = seats(config)
-    return format_rows(plan_rows(wanted, have)), None not in assign(wanted, have)
+    fits = None not in assign(wanted, have)
+    return format_rows(plan_rows(wanted, have)) + ("" if fits else f"\nnot enough room for this run: {WAYS_OUT}"), fits

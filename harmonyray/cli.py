@@ -135,7 +135,9 @@ def _vote_arguments(vote: argparse.ArgumentParser) -> None:
     vote.add_argument("--out", help="where the labels go: .jsonl, .parquet, or - for stdout")
     vote.add_argument("--plot", type=Path, help="draw accuracy and coverage of the selectors (.png, .svg, .pdf)")
     vote.add_argument("--view", help="whose label counts where every view gets its own: self, cross (default: the first)")
-    vote.add_argument("--problems", help="gold answers by id, before those of the rows: a problem file or a source's name")
+    vote.add_argument(
+        "--problems", help="gold answers by id, before those of the rows: a problem file, a source's name, a benchmark"
+    )
     _offline_arguments(vote, "answers are whole responses: find the answer in each")
 
 
@@ -179,13 +181,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from harmonyray.config import load_config
     from harmonyray.console import Reporter
     from harmonyray.eval_report import result_tables
-    from harmonyray.run_eval import evaluation_overrides, find_eval_config, run_evaluation
+    from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
 
     name = find_eval_config(args.model, args.config)
-    config = load_config(name, [*evaluation_overrides(args.model, args.problems, args.samples), *args.overrides])
+    config = load_eval_config(name, args.model, args.problems, args.samples, args.overrides)
     reporter = Reporter(quiet=args.json)
     result = run_evaluation(config, args.view, args.out, reporter)
     if args.json:

@@ -24,10 +24,12 @@ from pydantic import (
     SkipValidation,
     ValidationError,
 )
+from pydantic.fields import FieldInfo
 
 from harmonyray.config_checks import check_together
 from harmonyray.config_files import config_layers, find_config, without_removed_views
 from harmonyray.errors import ConfigError
+from harmonyray.overrides import read_items
 from harmonyray.registry import PluginOptions, explain, make_options, resolve
 
 PLUGIN_PLACES = {
@@ -218,6 +220,13 @@ class Config(Section):
         return yaml.safe_dump({"extends": None, **_escape(self.to_container())}, sort_keys=False)
 
 
+def common_fields(kind: str) -> dict[str, FieldInfo]:
+    """The options that every plug-in of a kind has beside its own, because the schema reads them."""
+    sections: dict[str, type[Plugin]] = {"views": ViewConfig, "problems": ProblemsConfig}
+    section = sections.get(kind)
+    return {} if section is None else {name: section.model_fields[name] for name in sorted(COMMON_KEYS[kind])}
+
+
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     """The validated config of a YAML path or a name in `configs/`, with `key=value` overrides on top.
 
@@ -228,7 +237,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     try:
         for layer in extended:
             merged = _merge(merged, without_removed_views(merged, layer))
-        for layer in (own, _override_layer(overrides)):
+        for layer in (own, read_items(overrides, "override", "steps=2 or learner.lr=1e-4")):
             merged = _merge(merged, layer)
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as e:
@@ -304,18 +313,6 @@ def _put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for part in path[:-1]:
         raw = raw[part]
     raw[path[-1]] = value
-
-
-def _override_layer(overrides: Sequence[str]) -> dict[str, Any]:
-    for item in overrides:
-        if "=" not in item or item.startswith("="):
-            raise ConfigError(f"override {item!r} is not of the form key=value, e.g. steps=2 or learner.lr=1e-4")
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as e:
-        raise ConfigError(f"overrides {list(overrides)} cannot be read: {e}") from e
-    assert isinstance(loaded, dict)
-    return {str(k): v for k, v in loaded.items()}
 
 
 def _merge(base: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:

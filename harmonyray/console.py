@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from rich.table import Table
 from harmonyray.config import Config
 
 LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
+SHOWN_IDS = 5
 LABEL_WINDOW = 8  # steps over which the start and the end of a run are averaged
 PHASES = ("generate", "grade", "learn", "sync", "eval")
 
@@ -52,9 +54,8 @@ class Reporter:
 
     def skipped(self, ids: Sequence[str], limit: int) -> None:
         if ids:
-            named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
             self.err.print(
-                f"skipped {len(ids)} problem(s) with a prompt longer than rollout.max_prompt_tokens = {limit}: {named}"
+                f"skipped {len(ids)} problem(s) with a prompt longer than rollout.max_prompt_tokens = {limit}: {some_of(ids)}"
             )
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
@@ -80,7 +81,7 @@ class Reporter:
                 self.silent_views.add(view)
                 self.err.print(
                     f"step {row['step']}: view {view!r} returned no answers; "
-                    "its prompt asks for \\boxed{}: does the model follow it, and is rollout.max_response_tokens long enough?"
+                    "does the model follow its prompt (harmonyray list views), and is rollout.max_response_tokens long enough?"
                 )
         if self.progress is not None:
             phases = " ".join(f"{name} {row[f'time/{name}_s']:.1f}s" for name in PHASES if row[f"time/{name}_s"] > 0.05)
@@ -97,7 +98,7 @@ class Reporter:
     def same_prompts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Views that ask the same thing."""
         for a, b in pairs:
-            self.err.print(f"views {a!r} and {b!r} ask with the same prompts: one view twice, unless models or sampling differ")
+            self.err.print(f"views {a!r} and {b!r} ask the same model with the same prompts and sampling: that is one view twice")
 
     def interrupted(self) -> None:
         self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
@@ -202,14 +203,17 @@ def _hindsight(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
     return [(f"{most} would have chosen differently, most of all", f"selectors/{most}/disagreement")]
 
 
+def some_of(ids: Sequence[str]) -> str:
+    """The first few of the ids, and how many more there are."""
+    return ", ".join(ids[:SHOWN_IDS]) + (f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else "")
+
+
 def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list[str]:
     run_dir = summary["run_dir"]
-    problems = getattr(config.problems.options, "path", config.problems.type)
-    limit = getattr(config.problems.options, "limit", None)
-    problems = f"{problems} problems.limit={limit}" if limit is not None else problems
-    evaluate = (
-        [f"        {_tool('harmonyray')} eval --model {run_dir}/model --problems {problems}"] if summary["eval_before"] else []
-    )
+    # The run's config.yaml lies beside the model: these problems are its own, so `eval` takes them as it says.
+    problems = config.problems.options.path if config.problems.type == "file" else config.problems.type  # type: ignore[attr-defined]
+    command = ["eval", "--model", f"{run_dir}/model", "--problems", problems]
+    evaluate = [f"        {_tool('harmonyray')} {shlex.join(command)}"] if summary["eval_before"] else []
     return [
         f"run     {run_dir}",
         f"        cat {run_dir}/summary.txt",

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import ConfigError, ProblemError
-from harmonyray.problems.presets import PRESETS
+from harmonyray.problems.naming import named_source
 from harmonyray.records import RecordWriter, check_folder
-from harmonyray.registry import BUILT_IN, make_options, nearest, resolve
+from harmonyray.registry import make_options, resolve
 from harmonyray.types import Problem
 
 _JSONL = (".jsonl", ".ndjson")
@@ -26,7 +26,7 @@ _KIND = "problems"
 
 @dataclass(frozen=True, slots=True)
 class PrepareRequest:
-    """`name`: a benchmark, a source's type, or a file. `options` of the source; `limit`: the first so many problems. `force`:
+    """`name`: a file, a source's type, or a benchmark. `options` of the source; `limit`: the first so many problems. `force`:
     replace files that are there."""
 
     name: str
@@ -45,11 +45,13 @@ def run_prepare(request: PrepareRequest) -> dict[str, Any]:
     begun = time.perf_counter()
     questions = Path(request.out).expanduser()
     answers = questions.with_name(f"{questions.stem}.gold.jsonl")
-    kind, options = find_source(request.name, request.options, request.limit)
+    kind, named = named_source(request.name)
+    options = {**named, **request.options} | ({} if request.limit is None else {"limit": request.limit})
     _check_outputs(request, questions, answers, str(options.get("path", "")))
     source = resolve(_KIND, kind)(make_options(_KIND, kind, _KIND, options))
     problems, gold = source.problems(), source.gold()
-    unknown = [problem_id for problem_id in gold if problem_id not in {p.id for p in problems}]
+    ids = {p.id for p in problems}
+    unknown = [problem_id for problem_id in gold if problem_id not in ids]
     if unknown:
         raise ProblemError(f"{request.name}: gold() has {unknown[0]!r}, which problems() has not; expected the same ids in both")
     with RecordWriter(str(questions)) as question_file, RecordWriter(str(answers) if gold else None) as answer_file:
@@ -66,22 +68,6 @@ def run_prepare(request: PrepareRequest) -> dict[str, Any]:
         "categories": dict(sorted(Counter(p.category for p in problems if p.category).items())),
         "wall_seconds": time.perf_counter() - begun,
     }
-
-
-def find_source(name: str, options: Mapping[str, Any], limit: int | None) -> tuple[str, dict[str, Any]]:
-    """The type of source that `name` stands for (a benchmark, a type, else a file) and its options.
-
-    Raises ConfigError for a name that is nothing of these.
-    """
-    given = dict(options) | ({} if limit is None else {"limit": limit})
-    if name in PRESETS:
-        return "hub", {"name": name, **given}
-    if name in BUILT_IN[_KIND] or (":" in name and not Path(name).exists()):
-        return name, given
-    if not Path(name).suffix and not Path(name).expanduser().exists():
-        known = nearest(name, [*PRESETS, *BUILT_IN[_KIND]])
-        raise ConfigError(f"{name!r} is neither a benchmark nor a type of source nor a file: {known}")
-    return "file", {"path": name, **given}
 
 
 def question_row(problem: Problem) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+from harmonyray.config import common_fields
 from harmonyray.config_files import config_layers, config_names
 from harmonyray.errors import ConfigError
 from harmonyray.registry import BUILT_IN, nearest, resolve
@@ -36,7 +37,7 @@ def describe(kind: str) -> dict[str, Any]:
     out = {}
     for name in sorted(BUILT_IN[kind]):
         cls = resolve(kind, name)
-        fields = cls.Options.model_fields
+        fields = {**cls.Options.model_fields, **common_fields(kind)}
         options, shown = ({key: of(field) for key, field in fields.items()} for of in (_value, _shown))
         out[name] = {"summary": _summary(cls), "options": options, "shown": shown}
     return out

@@ -58,8 +58,10 @@ def labels_right(groups: Sequence[AnswerGroup], right: Sequence[BoolArray], sele
 def pass_at(num_right: IntArray, num_samples: int, j: int) -> FloatArray:
     """The chance that j of a problem's samples, drawn without putting back, hold a right one: float[P] of `num_right` int[P].
 
-    1 - C(n - c, j) / C(n, j), the unbiased estimator of pass@j from n samples, c of them right (Chen et al. 2021,
-    arXiv 2107.03374, equation 1). Raises ValueError unless 1 <= j <= n.
+    1 - C(n - c, j) / C(n, j), from n samples, c of them right (Chen et al. 2021, arXiv 2107.03374, equation 1): an unbiased
+    estimator of pass@j for samples that are independent. Those of a staged view that share a draft are not; for j > 1 it then
+    says what j of these n hold, which on average is less than j independent samples would. Raises ValueError unless
+    1 <= j <= n.
     """
     if not 1 <= j <= num_samples:
         raise ValueError(f"pass@{j} cannot be estimated from {num_samples} samples; expected 1 <= j <= {num_samples}")

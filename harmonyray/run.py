@@ -78,7 +78,9 @@ def _train(
         runtime.sync()  # from the first token on, every engine holds the learner's weights and has acknowledged them
         parts, skipped = build.fitting_parts(config, problems, views, runtime)
         reporter.skipped(skipped, config.rollout.max_prompt_tokens)
-        reporter.same_prompts(same_prompts(views, problems))
+        asks = build.make_asks(config, views)
+        models = [view.model for view in config.views.values()]
+        reporter.same_prompts(same_prompts(views, problems, [(a.sampling, m) for a, m in zip(asks, models, strict=True)]))
         run_id = mlflow.run_id
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
@@ -97,7 +99,7 @@ def _train(
 
         turned = Parts(
             schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
-            asks=build.make_asks(config, views),
+            asks=asks,
             runtime=runtime,
             grader=grader,
             audit=build.make_audit(config, method, reporter.degenerate),

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from harmonyray import build
-from harmonyray.config import Config
-from harmonyray.console import Reporter
+from harmonyray.config import Config, load_config, validate
+from harmonyray.config_files import config_layers, find_config
+from harmonyray.console import Reporter, some_of
 from harmonyray.engines.paths import BUILT_IN_MODELS
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.eval_report import SampleFile, make_directory, progress_bar, write_summary
 from harmonyray.evaluate import Evaluator, Record
 from harmonyray.measures import Scores, category_intervals, intervals
-from harmonyray.problems.presets import PRESETS
-from harmonyray.registry import BUILT_IN, nearest
+from harmonyray.overrides import read_items
+from harmonyray.problems.naming import named_source
+from harmonyray.registry import nearest
 from harmonyray.run import tracking_place
 from harmonyray.rundir import flat
 from harmonyray.tracking import MlflowRun
@@ -136,8 +142,7 @@ def _chosen_view(config: Config, view: str | None) -> str:
 
 def _say_without_gold(reporter: Reporter, ids: Sequence[str], num_problems: int) -> None:
     if ids:
-        named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-        reporter.err.print(f"left out {len(ids)} of {num_problems} problem(s) without a gold answer: {named}")
+        reporter.err.print(f"left out {len(ids)} of {num_problems} problem(s) without a gold answer: {some_of(ids)}")
 
 
 def find_eval_config(model: str, config: str | None) -> str:
@@ -150,20 +155,41 @@ def find_eval_config(model: str, config: str | None) -> str:
     return str(beside) if Path(model).is_dir() and beside.is_file() else "base"
 
 
-def evaluation_overrides(model: str, problems: str, samples: int | None) -> list[str]:
-    """The command line's model, problems and samples as config overrides.
+def load_eval_config(name: str, model: str, problems: str, samples: int | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The config `name` for an evaluation of `model` on `problems`, with `samples` per problem and view (None: the config's).
 
-    A file or a data set of the hub's presets is taken whole and with its own answers: `limit`, `only`, `gold_path` and
-    `holdout` of the config belong to the config's own problems.
+    Problems that are the config's own, its file by any path or its type of source by name, are taken as it says: with `limit`,
+    `only`, `holdout`, columns and all, so that a run's evaluation is repeated. Of any others, and of a benchmark, nothing is
+    taken over from the config: what is not among the `overrides` is at its default. Raises ConfigError, also for a name that
+    stands for no problems.
     """
-    is_source = problems in BUILT_IN["problems"] or (":" in problems and not Path(problems).exists())
-    out = ["name=eval", "steps=1", f"model.path={json.dumps(model)}"]
-    if is_source:
-        out.append(f"problems.type={json.dumps(problems)}")
-    else:
-        out += ["problems.limit=null", "problems.only=null", "problems.holdout=0"]
-        if problems in PRESETS and not Path(problems).exists():
-            out += ["problems.type=hub", f"problems.name={json.dumps(problems)}"]
-        else:
-            out += ["problems.type=file", f"problems.path={json.dumps(problems)}", "problems.gold_path=null"]
-    return out + ([] if samples is None else [f"eval.num_samples={samples}"])
+    always = ["name=eval", "steps=1", f"model.path={json.dumps(model)}"]
+    always += [] if samples is None else [f"eval.num_samples={samples}"]
+    kind, named = named_source(problems)
+    own_kind, own_path = _own_problems(name)
+    if kind == own_kind and (not named or _same_file(named.get("path"), own_path)):
+        return load_config(name, [*always, *overrides])
+    of_problems = [item for item in overrides if re.match(r"problems[.\[=].*=|problems=", item, flags=re.S)]
+    others = [item for item in overrides if item not in of_problems]
+    # Merging keeps what two layers have in common, so this node is made apart. In its place: a source that needs no option.
+    raw = load_config(name, [*always, *others, "problems.type=quickstart"]).to_container()
+    stated = read_items(of_problems, "override", "problems.limit=8")
+    try:
+        node = OmegaConf.to_container(OmegaConf.merge({"problems": {"type": kind, **named}}, stated), resolve=True)
+    except (OmegaConfBaseException, TypeError) as e:  # TypeError: OmegaConf's for a list on a mapping
+        raise ConfigError(f"overrides {of_problems} cannot be used: {str(e).splitlines()[0]}") from e
+    assert isinstance(node, dict)
+    return validate({**raw, **{str(key): value for key, value in node.items()}})
+
+
+def _own_problems(name: str) -> tuple[Any, Any]:
+    """The `type` and the `path` of a config's problems, as its files say; None for what they leave open."""
+    try:
+        merged = OmegaConf.merge(*config_layers(find_config(name)), {"name": "eval"})
+        return OmegaConf.select(merged, "problems.type"), OmegaConf.select(merged, "problems.path")
+    except (OmegaConfBaseException, TypeError) as e:  # TypeError: OmegaConf's for a list on a mapping
+        raise ConfigError(f"config {name!r}: {str(e).splitlines()[0]}") from e
+
+
+def _same_file(a: str | None, b: Any) -> bool:
+    return a is not None and isinstance(b, str) and Path(a).expanduser().resolve() == Path(b).expanduser().resolve()

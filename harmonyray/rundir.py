@@ -59,12 +59,22 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
     elif run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"'{run_dir}' already exists and is not a directory: give another --run-dir")
     _make_directory(run_dir)
-    with _held(run_dir):
+    with _held(run_dir), _gone_if_empty(run_dir):
         if any(run_dir.iterdir()):
             raise ConfigError(
                 f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it"
             )
         yield Start(run_dir, CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep), None, {})
+
+
+@contextmanager
+def _gone_if_empty(run_dir: Path) -> Iterator[None]:
+    """A run that ends before it has written anything leaves no directory."""
+    try:
+        yield
+    finally:
+        if run_dir.is_dir() and not any(run_dir.iterdir()):
+            run_dir.rmdir()
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,12 +1,31 @@
-"""Scripted parts of an evaluation: a view that reads whole responses, a sampler that says what is written, a grader by text."""
+"""Scripted parts of an evaluation: a view that reads whole responses, a sampler that says what is written, a grader by text;
+and small real evaluations of the quickstart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
 from harmonyray.types import AnswerGroup, ParsedResponse, Problem, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling
+
+CHUNK = 256  # more than these evaluations have problems
+LOCAL = ["runtime.type=in_process"]
+EIGHT = [*LOCAL, "problems.limit=8"]
+
+
+def evaluate(*overrides: str, samples: int = 4, out: Path | None = None) -> dict[str, Any]:
+    """The quickstart's model on eight of its problems."""
+    name = find_eval_config("quickstart", None)
+    return run_evaluation(load_eval_config(name, "quickstart", "quickstart", samples, [*EIGHT, *overrides]), out=out)
+
+
+def steady(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what differs between two equal evaluations."""
+    return {k: v for k, v in result.items() if k not in ("wall_seconds", "out", "mlflow_run_id")}
 
 
 class Echo:

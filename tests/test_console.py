@@ -146,7 +146,7 @@ def test_without_a_terminal_there_is_the_table_and_no_progress(config: Config, t
     assert "\x1b" not in out + err
     assert "\r" not in out + err
     assert err.splitlines() == [
-        "step 1: view 'reframer' returned no answers; its prompt asks for \\boxed{}: does the model follow it, and is "
+        "step 1: view 'reframer' returned no answers; does the model follow its prompt (harmonyray list views), and is "
         "rollout.max_response_tokens long enough?",
         "skipped 1 problem(s) with a prompt longer than rollout.max_prompt_tokens = 256: a",
         "MLflow did not take a record (metrics.jsonl has it): MlflowException: gone [bold]",

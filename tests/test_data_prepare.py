@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from harmonyray.cli import main
 from harmonyray.problems.file import FileSource
 from harmonyray.problems.quickstart import QuickstartSource
 from harmonyray.records import RecordWriter
+from harmonyray.types import GoldAnswer, Problem
 
 BENCH = Path(__file__).resolve().parents[2] / "shared" / "data" / "bench"
 ROWS = [
@@ -137,6 +139,37 @@ def test_without_gold_there_is_no_gold_file(tmp_path: Path, capsys: pytest.Captu
     assert f'path: "{tmp_path / "out.jsonl"}"}}' in capsys.readouterr().out
 
 
+class Counted(list[Problem]):
+    """Problems that count how often they are all gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Problem]:
+        Counted.times += 1
+        return super().__iter__()
+
+
+class Many(QuickstartSource):
+    def problems(self) -> list[Problem]:
+        return Counted(super().problems())
+
+
+def test_the_work_grows_with_the_problems_and_not_with_their_square(tmp_path: Path) -> None:
+    assert main(["data", "prepare", f"{__name__}:Many", "--out", str(tmp_path / "out.jsonl")]) == 0
+    assert Counted.times < 10
+
+
+class Elsewhere(QuickstartSource):
+    def gold(self) -> dict[str, GoldAnswer]:
+        return {**super().gold(), "elsewhere": GoldAnswer("elsewhere", "1")}
+
+
+def test_gold_of_another_problem_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "prepare", f"{__name__}:Elsewhere", "--out", str(tmp_path / "out.jsonl")]) == 2
+    assert "gold() has 'elsewhere', which problems() has not" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- mistakes ---
 
 
@@ -148,8 +181,12 @@ def test_without_gold_there_is_no_gold_file(tmp_path: Path, capsys: pytest.Captu
         (["in.jsonl", "--out", "gold.jsonl"], "gold.gold.jsonl is there already"),
         (["in.jsonl", "--out", "out.parquet"], "expected a name ending in .jsonl"),
         (["in.jsonl", "--out", "no/such/out.jsonl"], "expected the name of a file in a folder that exists"),
-        (["math50", "--out", "out.jsonl"], "neither a benchmark nor a type of source nor a file: did you mean 'math500'"),
+        (["math50", "--out", "out.jsonl"], "neither a benchmark nor a type of source: did you mean 'math500'"),
         (["on.jsonl", "--out", "out.jsonl"], "no such file: on.jsonl"),
+        (
+            ["in.jsonl", "--out", "out.jsonl", "-o", "answer_column=''", "-o", "wrong_answer_columns=[other]"],
+            "answer_column is ''",
+        ),
         (["in.jsonl", "--out", "out.jsonl", "-o", "levl=5"], "unknown option 'problems.levl'"),
         (["in.jsonl", "--out", "out.jsonl", "-o", "level"], "not of the form key=value"),
         (["in.jsonl", "--out", "out.jsonl", "--limit", "0"], "problems.limit"),

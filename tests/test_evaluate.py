@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from eval_helpers import ByText, Echo, Script
+from eval_helpers import CHUNK, ByText, Echo, Script
 
 from harmonyray.answers.grader import AnswerGrader
 from harmonyray.evaluate import EvalSettings, Evaluator
-from harmonyray.rollouts import sample_problems
+from harmonyray.rollouts import Ask, sample_problems
 from harmonyray.types import (
     Consensus,
     GoldAnswer,
@@ -33,10 +33,14 @@ LINES = {
 }
 
 
+def asks(*num_samples: int) -> list[Ask]:
+    return [Ask(Echo(name), n, SIX) for name, n in zip(("solver", "reframer"), num_samples, strict=True)]
+
+
 def make(lines: Mapping[tuple[str, str], tuple[str, str]] = LINES, k: int = 6, seed: int = 0) -> tuple[Evaluator, Script, ByText]:
     views = [Echo("solver"), Echo("reframer")]
     script, grader = Script(lines), ByText(views)
-    evaluator = Evaluator({"eval": PROBLEMS}, GOLD, views, script, grader, EvalSettings(k, [SIX, SIX], seed))
+    evaluator = Evaluator({"eval": PROBLEMS}, GOLD, views, script, grader, EvalSettings(k, [SIX, SIX], seed, CHUNK))
     return evaluator, script, grader
 
 
@@ -153,26 +157,25 @@ def test_training_and_evaluation_never_draw_alike() -> None:
     held = {seed for r, _, _ in script.asked for seed in r.seeds}
     training = Script(LINES)
     for step in range(1, 4):
-        sample_problems(training, [Echo("solver"), Echo("reframer")], [6, 6], PROBLEMS[:2], [SIX, SIX], 0, (0, "train", step))
+        sample_problems(training, asks(6, 6), PROBLEMS[:2], 0, (0, "train", step))
     drawn = [seed for r, _, _ in training.asked for seed in r.seeds]
     assert len(set(drawn)) == len(drawn) == 72
     assert not held & set(drawn)
 
 
 def test_rollouts_come_back_by_problem_and_view() -> None:
-    views = [Echo("solver"), Echo("reframer")]
-    got = sample_problems(Script(LINES), views, [6, 6], PROBLEMS[:2], [SIX, SIX], 5, (0, "x"))
+    got = sample_problems(Script(LINES), asks(6, 6), PROBLEMS[:2], 5, (0, "x"))
     assert [item.problem.id for item in got] == ["a", "b"]
     for item in got:
-        for view, row in zip(views, item.rollouts, strict=True):
-            assert " ".join(s.text for s in row) == LINES[item.problem.id, view.name][0]
-            assert {(s.prompt.view, s.policy_version) for s in row} == {(view.name, 5)}
+        for view, row in zip(("solver", "reframer"), item.rollouts, strict=True):
+            assert " ".join(s.text for s in row) == LINES[item.problem.id, view][0]
+            assert {(s.prompt.view, s.policy_version) for s in row} == {(view, 5)}
 
 
 def test_without_gold_there_is_nothing_to_say() -> None:
     views = [Echo("solver")]
     script = Script({})
-    evaluator = Evaluator({"eval": PROBLEMS}, {}, views, script, ByText(views), EvalSettings(6, [SIX], 0))
+    evaluator = Evaluator({"eval": PROBLEMS}, {}, views, script, ByText(views), EvalSettings(6, [SIX], 0, CHUNK))
     assert (evaluator.evaluate(0), evaluator.label_metrics([]), script.asked) == ({}, {}, [])
 
 
@@ -183,10 +186,8 @@ def judgement(problem: str, solver: str, reframer: str, label: str | None) -> Ju
     views = [Echo("solver"), Echo("reframer")]
     item = sample_problems(
         Script({(problem, "solver"): (solver, ""), (problem, "reframer"): (reframer, "")}),
-        views,
-        [len(solver.split()), len(reframer.split())],
+        asks(len(solver.split()), len(reframer.split())),
         [Problem(problem, "?")],
-        [SIX, SIX],
         0,
         (0,),
     )
@@ -225,6 +226,6 @@ def test_the_real_grader_compares_by_value() -> None:
     said = r"\boxed{\frac{1}{2}} \boxed{2/4} \boxed{0.25} unsure"
     script = Script({("p", "solver"): (said, r"\boxed{50\%}")})
     with AnswerGrader([view]) as grader:
-        got = Evaluator({"eval": [problem]}, gold, [view], script, grader, EvalSettings(4, [SIX], 0)).evaluate(0)
+        got = Evaluator({"eval": [problem]}, gold, [view], script, grader, EvalSettings(4, [SIX], 0, CHUNK)).evaluate(0)
     assert got["eval/solver/avg_at_k"] == 0.5
     assert got["eval/solver/majority_at_k"] == got["eval/harmonic_at_k"] == 1

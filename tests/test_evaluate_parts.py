@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from eval_helpers import ByText, Echo, Script
+from eval_helpers import CHUNK, ByText, Echo, Script
 from run_helpers import write_rows
 
 from harmonyray.answers.grader import AnswerGrader
@@ -33,31 +33,31 @@ def make(chunk: int, **parts: list[Problem]) -> tuple[Evaluator, Script]:
 
 
 def test_parts_are_measured_apart_under_their_names() -> None:
-    both, _ = make(256, eval=problems(IDS[:4]), holdout=problems(IDS[4:]))
+    both, _ = make(CHUNK, eval=problems(IDS[:4]), holdout=problems(IDS[4:]))
     got = both.evaluate(0)
     assert (got["eval/solver/avg_at_k"], got["holdout/solver/avg_at_k"]) == (0.5, 0.25)
     assert (got["eval/solver/greedy"], got["holdout/solver/greedy"]) == (1, 0)
     assert (got["eval/num_problems"], got["holdout/num_problems"], got["holdout/num_problems/even"]) == (4, 3, 2)
     assert {name.split("/")[0] for name in got} == {"eval", "holdout"}
     # A part says the same alone: its draws, its resamples and its numbers are its own.
-    alone, _ = make(256, holdout=problems(IDS[4:]))
+    alone, _ = make(CHUNK, holdout=problems(IDS[4:]))
     assert alone.evaluate(0) == {name: value for name, value in got.items() if name.startswith("holdout/")}
 
 
 def test_a_problem_draws_alike_in_either_part() -> None:
     asked = []
     for part in ("eval", "holdout"):
-        evaluator, script = make(256, **{part: problems(IDS)})
+        evaluator, script = make(CHUNK, **{part: problems(IDS)})
         evaluator.evaluate(0)
         asked.append([(r.prompt.problem_id, r.seeds) for r, _, _ in script.asked])
     assert asked[0] == asked[1]
 
 
 def test_an_empty_part_is_left_out() -> None:
-    evaluator, script = make(256, eval=problems(IDS), holdout=[Problem("x", "no gold")])
+    evaluator, script = make(CHUNK, eval=problems(IDS), holdout=[Problem("x", "no gold")])
     assert {name.split("/")[0] for name in evaluator.evaluate(0)} == {"eval"}
     assert "x" not in {r.prompt.problem_id for r, _, _ in script.asked}
-    assert make(256, eval=[])[0].evaluate(0) == {}
+    assert make(CHUNK, eval=[])[0].evaluate(0) == {}
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 7, 100])
@@ -67,7 +67,7 @@ def test_chunks_change_what_is_held_and_nothing_else(chunk: int) -> None:
     told: list[tuple[int, int]] = []
     kept: list[Graded] = []
     scored = evaluator.score(0, lambda done, total: told.append((done, total)), kept.append)
-    assert evaluator.metrics(scored) == make(256, **parts)[0].evaluate(0)
+    assert evaluator.metrics(scored) == make(CHUNK, **parts)[0].evaluate(0)
     # Two calls a chunk: the samples, then the greedy responses.
     sizes = [len(g.rollouts) for g in kept]
     assert [call["solver"] for call in script.calls] == sizes
@@ -85,7 +85,7 @@ def test_each_view_is_sampled_in_its_own_way() -> None:
     views = [Echo("solver"), Echo("terse")]
     script = Script({("p0", "solver"): ("1 1 1 1", "1"), ("p0", "terse"): ("1 1 1 1", "1")})
     gold = {"p0": GoldAnswer("p0", "1")}
-    Evaluator({"eval": problems(["p0"])}, gold, views, script, ByText(views), EvalSettings(4, [HOT, cold], 0)).evaluate(0)
+    Evaluator({"eval": problems(["p0"])}, gold, views, script, ByText(views), EvalSettings(4, [HOT, cold], 0, CHUNK)).evaluate(0)
     asked = [(r.prompt.view, s) for r, s, _ in script.asked]
     assert asked == [
         ("solver", HOT),
@@ -152,7 +152,9 @@ def test_a_letter_is_read_and_graded(tmp_path: Path, problem: str, said: str, le
     view = Solver("solver", Solver.Options())
     kept: list[Graded] = []
     with AnswerGrader([view]) as grader:
-        evaluator = Evaluator({"eval": asked}, gold, [view], Says({problem: [said] * 2}), grader, EvalSettings(2, [HOT], 0))
+        evaluator = Evaluator(
+            {"eval": asked}, gold, [view], Says({problem: [said] * 2}), grader, EvalSettings(2, [HOT], 0, CHUNK)
+        )
         scored = evaluator.score(0, record=kept.append)
     assert kept[0].groups[0].parsed[0][0].answer == letter
     assert evaluator.metrics(scored)["eval/solver/avg_at_k"] == evaluator.metrics(scored)["eval/solver/greedy"] == float(right)
@@ -165,7 +167,7 @@ def test_letters_vote_over_two_views(tmp_path: Path) -> None:
     said = {"g": [r"\boxed{D}", "The answer is (D)", r"\boxed{A}"], "m": [r"\boxed{A}", r"\boxed{J}", r"\boxed{\text{A}}"]}
     script = Says(said)
     with AnswerGrader(views) as grader:
-        got = Evaluator({"eval": asked}, gold, views, script, grader, EvalSettings(3, [HOT, HOT], 0)).evaluate(0)
+        got = Evaluator({"eval": asked}, gold, views, script, grader, EvalSettings(3, [HOT, HOT], 0, CHUNK)).evaluate(0)
     assert got["eval/solver/avg_at_k"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert got["eval/majority_at_k"] == got["eval/harmonic_at_k"] == 0.5
     (prompt,) = {r.prompt.text for r, _, _ in script.asked if (r.prompt.problem_id, r.prompt.view) == ("m", "solver")}

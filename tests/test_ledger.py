@@ -60,7 +60,7 @@ class Grader:
 
 def evaluator(gold: dict[str, str]) -> Evaluator:
     answers = {key: GoldAnswer(key, text) for key, text in gold.items()}
-    return Evaluator({}, answers, [], None, Grader(), EvalSettings(1, [Sampling(1)], 0))  # type: ignore[arg-type]
+    return Evaluator({}, answers, [], None, Grader(), EvalSettings(1, [Sampling(1)], 0, 1))  # type: ignore[arg-type]
 
 
 def test_label_accuracy_by_hand() -> None:

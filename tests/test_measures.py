@@ -138,6 +138,16 @@ def test_the_scores_of_two_problems_by_hand() -> None:
     }
 
 
+def test_samples_that_share_a_draft_are_no_independent_draws() -> None:
+    """Two drafts, each good half of the time, and two samples of each, right if their draft is good: 0, 2, 2 or 4 are right.
+
+    Two of the four share a draft in a third of the draws: between pass@2 of one draft (1/2) and of two (3/4). pass@1 is exact.
+    """
+    num_right = np.array([0, 2, 2, 4])
+    assert pass_at(num_right, 4, 1).mean() == 1 / 2
+    assert pass_at(num_right, 4, 2).mean() == pytest.approx(1 / 3 * 1 / 2 + 2 / 3 * 3 / 4)
+
+
 # --- intervals ---------------------------------------------------------------------------------------------------------------
 
 
@@ -249,3 +259,16 @@ def test_a_category_is_a_metric_name_that_mlflow_takes() -> None:
         _validate_metric_name(name)
     assert [name for name, _ in categories(scores)] == ["3.5", "Counting _ Probability", "Größe_ 1", "_", "a_b", "x_low"]
     assert {name: members.tolist() for name, members in categories(scores)}["a_b"] == [1, 2]
+
+
+def test_the_domains_of_gpqa_are_metric_names() -> None:
+    """As its data set spells them; parentheses are what MLflow refuses."""
+    from mlflow.utils.validation import _validate_metric_name
+
+    domains = ("Physics (general)", "Chemistry (general)", "High-energy particle physics", "Electromagnetism and Photonics")
+    scores = Scores({"solver/avg_at_k": np.array([1.0, 0.0, 0.0, 1.0])}, domains)
+    names = flat_metrics("eval", scores, 0)
+    for name in names:
+        _validate_metric_name(name)
+    assert names["eval/solver/avg_at_k/Physics _general_"] == 1.0
+    assert names["eval/num_problems/Chemistry _general_"] == 1.0

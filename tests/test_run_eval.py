@@ -1,4 +1,4 @@
-"""The standalone evaluation on real models: what it returns, shows and leaves behind; the quickstart's and any other."""
+"""The standalone evaluation on the quickstart: what it returns, shows and leaves behind."""
 
 from __future__ import annotations
 
@@ -9,30 +9,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from run_helpers import quickstart_rows, small_run, write_rows
+from eval_helpers import EIGHT, evaluate, steady
+from run_helpers import quickstart_rows, small_run
 
 from harmonyray.cli import main
-from harmonyray.config import load_config
 from harmonyray.console import Reporter
-from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.eval_report import progress_bar
-from harmonyray.problems.quickstart import QuickstartSource
-from harmonyray.run_eval import evaluation_overrides, find_eval_config, run_evaluation
-from harmonyray.types import GoldAnswer
-
-GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "bench" / "gsm8k_test.jsonl"
-LOCAL = ["runtime.type=in_process"]
-EIGHT = [*LOCAL, "problems.limit=8"]
-
-
-def evaluate(*overrides: str, samples: int = 4, out: Path | None = None, model: str = "quickstart") -> dict[str, Any]:
-    config = load_config(find_eval_config(model, None), [*evaluation_overrides(model, "quickstart", samples), *EIGHT, *overrides])
-    return run_evaluation(config, out=out)
-
-
-def steady(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without what differs between two equal evaluations."""
-    return {k: v for k, v in result.items() if k not in ("wall_seconds", "out", "mlflow_run_id")}
+from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +121,7 @@ def test_a_held_out_part_is_measured_apart_and_repeated(tmp_path: Path) -> None:
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["eval/num_problems"], last["holdout/num_problems"]) == (6, 2)
     model = str(tmp_path / "run" / "model")
-    config = load_config(find_eval_config(model, None), evaluation_overrides(model, "quickstart", None))
-    result = run_evaluation(config)
+    result = run_evaluation(load_eval_config(find_eval_config(model, None), model, "quickstart"))
     assert result["metrics"] == {k: v for k, v in last.items() if k.startswith(("eval/", "holdout/"))}
     assert result["metrics"].items() >= summary["eval_after"].items()
     assert result["num_problems"] == 6
@@ -165,139 +147,3 @@ def test_on_a_terminal_the_bar_counts_problems(monkeypatch: pytest.MonkeyPatch, 
     with progress_bar(Reporter(quiet=True)) as progress:
         progress(256, 1319)
     assert capsys.readouterr().out == ""
-
-
-# --- mistakes ------------------------------------------------------------------------------------------------------------------
-
-
-class Forgetful(QuickstartSource):
-    """Has gold answers for every other question."""
-
-    def gold(self) -> dict[str, GoldAnswer]:
-        return dict(list(super().gold().items())[::2])
-
-
-class Mistaken(QuickstartSource):
-    """Has a gold answer to a question that it does not ask."""
-
-    def gold(self) -> dict[str, GoldAnswer]:
-        return {"elsewhere": GoldAnswer("elsewhere", "1")}
-
-
-def test_problems_without_gold_are_left_out_counted_and_named(capsys: Any) -> None:
-    result = evaluate(f"problems.type={__name__}:Forgetful")
-    assert (result["num_problems"], result["num_without_gold"]) == (4, 4)
-    err = capsys.readouterr().err
-    assert "left out 4 of 8 problem(s) without a gold answer: " in err
-    assert json.dumps(quickstart_rows("questions.jsonl")[1]["id"])[1:-1] in err
-
-
-def test_gold_for_other_problems_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ProblemError, match="no problem that could be asked has a gold answer"):
-        evaluate(f"problems.type={__name__}:Mistaken", out=tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []  # free for the next try
-    assert steady(evaluate(out=tmp_path / "out"))["num_problems"] == 8
-
-
-def test_a_store_that_cannot_be_used_stops_before_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harmonyray.evaluate.Evaluator.score", lambda *a: pytest.fail("it has begun"))
-    (tmp_path / "file").write_text("")
-    arguments = ["eval", "--model", "quickstart", "--problems", "quickstart", *EIGHT, "--out", str(tmp_path / "out")]
-    assert main([*arguments, f"tracking.uri=sqlite:///{tmp_path}/file/mlflow.db"]) == 2
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_an_interrupted_evaluation_leaves_no_half_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow.tracking import MlflowClient
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("harmonyray.evaluate.score_problems", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(out=tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("harmonyray")
-    assert experiment is not None
-    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]
-
-
-def test_an_unknown_view_is_told_before_anything_is_loaded() -> None:
-    config = load_config("quickstart", evaluation_overrides("quickstart", "quickstart", None))
-    with pytest.raises(ConfigError, match=r"--view 'reframe' is not a view .*did you mean 'reframer'\?"):
-        run_evaluation(config, "reframe")
-
-
-# --- any model -----------------------------------------------------------------------------------------------------------------
-
-QUESTIONS = [
-    {"id": "q0", "question": "Tom has 3 apples and buys 4 more. How many apples has he?", "answer": "7"},
-    {"id": "q1", "question": "A box holds 12 eggs. How many eggs do 5 boxes hold?", "answer": "60"},
-    {"id": "q2", "question": "Ann read 30 of 100 pages. How many are left?", "answer": "70"},
-]
-CHAT = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of random weights with a byte-level tokenizer and a chat template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = ["<|end|>", "<|user|>", "<|assistant|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator([], trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
-    fast.chat_template = CHAT
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        eos_token_id=fast.eos_token_id,
-    )
-    folder = tmp_path_factory.mktemp("llama")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("chat", ["true", "false"])
-def test_another_model_and_a_file_of_questions(llama: Path, tmp_path: Path, chat: str, capsys: Any) -> None:
-    """Nothing of it is ours: base's views and sampling, a random model, words for questions. It is wrong, and says so."""
-    problems = GSM8K if GSM8K.exists() else write_rows(tmp_path / "questions.jsonl", QUESTIONS)
-    short = [
-        "rollout.max_response_tokens=12",
-        "rollout.max_prompt_tokens=2048",
-        "problems.limit=3",
-        "views.solver.max_response_tokens=5",
-    ]
-    chats = [f"views.{view}.chat={chat}" for view in ("solver", "reframer")]
-    arguments = ["eval", "--model", str(llama), "--problems", str(problems), "--samples", "2", *LOCAL, *short, *chats]
-    assert main([*arguments, "--out", str(tmp_path / "out"), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (result["num_problems"], result["num_skipped"], result["greedy"]) == (3, 0, 0)
-    rows = pq.read_table(tmp_path / "out" / "eval.parquet").to_pylist()
-    assert len(rows) == 3 * 2 * 3
-    longest = {view: max(r["num_tokens"] for r in rows if r["view"] == view) for view in ("solver", "reframer")}
-    assert longest == {"solver": 5, "reframer": 12}
-    assert any(r["response"] for r in rows)
-
-
-def test_a_known_data_set_goes_by_its_name_and_is_taken_whole() -> None:
-    config = load_config("quickstart", evaluation_overrides("quickstart", "math500", None))
-    assert (config.problems.type, config.problems.options.name, config.problems.options.only) == ("hub", "math500", None)
-    narrow = ["problems={type: file, path: x.jsonl, only: {level: 5}, holdout: 0.5, limit: 3}"]
-    other = load_config("quickstart", [*narrow, *evaluation_overrides("quickstart", "y.jsonl", None)]).problems
-    assert (other.options.path, other.options.only, other.options.limit, other.holdout) == ("y.jsonl", None, None, 0)

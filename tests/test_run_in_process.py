@@ -13,7 +13,7 @@ from run_helpers import SIX, assert_same_run, rows, small_run, steady, weights
 
 from harmonyray.config import load_config
 from harmonyray.problems.quickstart import MODEL_DIR
-from harmonyray.run_eval import evaluation_overrides, find_eval_config, run_evaluation
+from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_training_changes_the_model_and_transformers_loads_it(six: tuple[Path, d
 def test_evaluating_the_saved_model_repeats_the_last_evaluation(six: tuple[Path, dict[str, Any]]) -> None:
     run_dir, summary = six
     model = str(run_dir / "model")
-    config = load_config(find_eval_config(model, None), evaluation_overrides(model, "quickstart", None))
+    config = load_eval_config(find_eval_config(model, None), model, "quickstart")
     result = run_evaluation(config, None)
     assert result["metrics"] == summary["eval_after"]
     assert (result["avg_at_k"], result["num_problems"]) == (summary["eval_after"]["eval/solver/avg_at_k"], 8)
@@ -170,7 +170,7 @@ def test_a_run_with_one_view_evaluates_with_its_own_views(folder: Path) -> None:
     """The saved config is the whole truth: the views that the base file has must not come back."""
     summary = small_run(folder / "one-view", "steps=1", "views.solver.num_samples=8", config="quickstart-majority")
     model = str(folder / "one-view" / "model")
-    config = load_config(find_eval_config(model, None), evaluation_overrides(model, "quickstart", None))
+    config = load_eval_config(find_eval_config(model, None), model, "quickstart")
     assert list(config.views) == ["solver"]
     assert run_evaluation(config, None)["metrics"] == summary["eval_after"]
 

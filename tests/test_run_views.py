@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from harmonyray import build
 from harmonyray.config import load_config
 from harmonyray.console import Reporter
-from harmonyray.errors import ConfigError, ModelError
+from harmonyray.errors import ConfigError, ModelError, ProblemError
 from harmonyray.problems.quickstart import MODEL_DIR
 from harmonyray.run import run_training
 
@@ -197,12 +197,13 @@ def test_a_degenerate_view_is_named_and_loses_weight(tmp_path: Path, capsys: pyt
     assert reported["audit/reframer/degenerate"] == lowered["audit/reframer/degenerate"] == 1
     assert (reported["audit/solver/degenerate"], reported["consensus/coverage"]) == (0, 0)
     assert lowered["consensus/coverage"] == 1  # the solver alone decides
+    assert (lowered["audit/solver/weight"], lowered["audit/reframer/weight"]) == (1, 0)
 
 
 def test_views_that_ask_the_same_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     same = 'views.reframer={type: solver, template: "SOLVE: {question}\\n", num_samples: 4}'
     small_run(tmp_path / "run", same, "steps=1", "eval.every=0", reporter=Reporter())
-    assert "views 'solver' and 'reframer' ask with the same prompts" in " ".join(capsys.readouterr().err.split())
+    assert "views 'solver' and 'reframer' ask the same model with the same prompts" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_cooler_view_is_trained_at_its_own_temperature(tmp_path: Path) -> None:
@@ -211,3 +212,9 @@ def test_a_cooler_view_is_trained_at_its_own_temperature(tmp_path: Path) -> None
     (row,) = rows(tmp_path / "run")
     assert row["train/engine_gap_max"] < 1e-4
     assert np.isfinite(row["train/loss"])
+
+
+def test_a_run_that_never_began_leaves_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match=r"longer than rollout\.max_prompt_tokens"):
+        small_run(tmp_path / "run", "rollout.max_prompt_tokens=1", "steps=1")
+    assert not (tmp_path / "run").exists()

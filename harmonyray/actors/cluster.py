@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from harmonyray.actors.placement import Node, Seat, assign, format_rows, plan_rows
+from harmonyray.actors.placement import WAYS_OUT, Node, Seat, assign, format_rows, plan_rows
 from harmonyray.config import RuntimeConfig
 from harmonyray.errors import PlacementError
 
@@ -89,9 +89,7 @@ def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
     have = nodes()
     table = format_rows(plan_rows(wanted, have))
     if None in assign(wanted, have):
-        raise PlacementError(
-            f"there is not enough room for this run; ask less, e.g. placement.view.num_cpus=0.25, or add nodes:\n{table}"
-        )
+        raise PlacementError(f"there is not enough room for this run; {WAYS_OUT}:\n{table}")
     group = placement_group([s.bundle() for s in wanted], strategy="PACK")
     if not group.wait(timeout_s):
         free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harmonyray.config import Config, Resources
 
 EPS = 1e-6
+WAYS_OUT = "ask less, e.g. placement.view.num_cpus=0.25, let views share engines (placement.share), or add nodes"
 MAX_TRIES = 20_000  # nodes looked at before the search for a better plan gives up
 MAX_SEARCHED = 500  # seats; beyond this only first fit
 

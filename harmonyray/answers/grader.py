@@ -13,6 +13,7 @@ from pydantic import Field
 
 from harmonyray.answers.cluster import cluster_answers
 from harmonyray.answers.equivalence import DEFAULT_LIMIT_S, DEFAULT_MAX_CHARS, DEFAULT_MEMORY_MB, Equivalence, Statistics
+from harmonyray.errors import ConfigError
 from harmonyray.protocols import StagedView, View
 from harmonyray.registry import PluginOptions
 from harmonyray.types import AnswerGroup, ParsedResponse, Problem, ProblemRollouts, Rollout
@@ -82,6 +83,13 @@ class AnswerGrader:
 
 def _parse(view: View, problem: Problem, rollout: Rollout) -> ParsedResponse:
     if rollout.draft is None:
-        return view.parse(problem, rollout.text)
-    assert isinstance(view, StagedView), f"view {view.name!r} has rollouts with drafts, but cannot read them"
-    return view.parse_staged(problem, rollout.draft.text, rollout.text)
+        parsed = view.parse(problem, rollout.text)
+    else:
+        assert isinstance(view, StagedView), f"view {view.name!r} has rollouts with drafts, but cannot read them"
+        parsed = view.parse_staged(problem, rollout.draft.text, rollout.text)
+    if not isinstance(parsed, ParsedResponse):  # a view of the user's own
+        raise ConfigError(
+            f"view {view.name!r} ({type(view).__module__}:{type(view).__qualname__}) read a response as {parsed!r}; expected a "
+            "ParsedResponse: return ParsedResponse(answer=None) where there is no answer"
+        )
+    return parsed

@@ -111,12 +111,7 @@ def read_rewordings(row: Row, columns: Sequence[str]) -> dict[str, str]:
 def read_named_rewordings(row: Row, column: str) -> dict[str, str]:
     """The rewordings that one cell holds by name, as `harmonyray data prepare` writes them; {} where it is null."""
     value = row.values.get(column)
-    named: Any = value
-    if isinstance(value, str) and value:
-        try:
-            named = json.loads(value)
-        except (ValueError, RecursionError):
-            named = value
+    named = _from_json(value)
     if named is None or named == "":
         return {}
     if isinstance(named, Mapping):
@@ -132,14 +127,8 @@ def read_named_rewordings(row: Row, column: str) -> dict[str, str]:
 def read_choices(row: Row, column: str) -> tuple[str, ...]:
     """The choices of one row: a list, or the text of a JSON list (as CSV has it); () where the cell is null, [] or ""."""
     value = row.values.get(column)
-    choices: Any = value
-    if isinstance(value, str) and value:
-        try:
-            choices = json.loads(value)
-        except (ValueError, RecursionError):
-            choices = None
-        if not isinstance(choices, list):
-            choices = value
+    parsed = _from_json(value)
+    choices = parsed if isinstance(parsed, list) else value
     if choices is None or choices == [] or choices == "":
         return ()
     if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
@@ -257,6 +246,16 @@ def _nearest(column: str, row: Row) -> str:
     if not row.columns:
         return "the row has no columns."
     return nearest(column, [str(c) for c in row.columns]) + " "
+
+
+def _from_json(value: Any) -> Any:
+    """What the text of a cell says in JSON, as CSV has lists and objects; a text that is none, and any other value, as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _shown(value: Any) -> str:

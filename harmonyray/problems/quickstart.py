@@ -28,18 +28,18 @@ def _category(question: str) -> str:
     return "borrow" if a[-1] < b[-1] else "plain"
 
 
-def _shifted(question: str, known: Collection[tuple[int, int]]) -> str:
+def _shifted(question: str, allowed: Collection[tuple[int, int]]) -> str:
     """The question with the same small number added to, or taken from, both of its numbers, e.g. `53-38` for `52-37`: the
-    nearest question of the task."""
+    nearest one of `allowed`."""
     a, b = map(int, question.split("-"))
     near = (k for size in range(1, 90) for k in (size, -size))
-    k = next(k for k in near if (a + k, b + k) in known)
+    k = next(k for k in near if (a + k, b + k) in allowed)
     return f"{a + k}-{b + k}"
 
 
 class QuickstartSource:
     """The shipped subtraction questions, e.g. `52-37`; 77 need a borrow and 51 do not. Their rewording `shifted` has the same
-    difference between two other numbers."""
+    difference between two other numbers, and is none of the shipped questions: a held-out one is not posed in its stead."""
 
     class Options(PluginOptions):
         """`limit`: only the first so many questions (all 128 if null)."""
@@ -51,23 +51,27 @@ class QuickstartSource:
 
     def problems(self) -> list[Problem]:
         """The questions in file order, without answers. Raises ProblemError if the shipped file cannot be read."""
-        known = {(q.a, q.b) for q in all_questions()}
+        shipped = {row["question"] for row in self._rows("questions.jsonl", limit=None)}
+        allowed = {(q.a, q.b) for q in all_questions() if q.text not in shipped}
         return [
             Problem(
                 id=row["id"],
                 text=row["question"],
                 kind="number",
                 category=_category(row["question"]),
-                rewordings={"shifted": _shifted(row["question"], known)},
+                rewordings={"shifted": _shifted(row["question"], allowed)},
             )
-            for row in self._rows("questions.jsonl")
+            for row in self._rows("questions.jsonl", self.options.limit)
         ]
 
     def gold(self) -> dict[str, GoldAnswer]:
         """The reference answers by problem id, of the same questions. Raises ProblemError like `problems`."""
-        return {row["id"]: GoldAnswer(problem_id=row["id"], text=row["answer"]) for row in self._rows("gold.jsonl")}
+        return {
+            row["id"]: GoldAnswer(problem_id=row["id"], text=row["answer"])
+            for row in self._rows("gold.jsonl", self.options.limit)
+        }
 
-    def _rows(self, name: str) -> list[dict[str, str]]:
+    def _rows(self, name: str, limit: int | None) -> list[dict[str, str]]:
         path = ASSETS / name
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -75,4 +79,4 @@ class QuickstartSource:
             raise ProblemError(
                 f"the shipped quickstart file {name!r} cannot be read ({e}); expected it at {path}: reinstall harmonyray"
             ) from e
-        return [json.loads(line) for line in lines[: self.options.limit]]
+        return [json.loads(line) for line in lines[:limit]]

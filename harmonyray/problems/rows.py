@@ -85,11 +85,19 @@ def unreadable(path: Path, error: OSError) -> ProblemError:
     )
 
 
+def problem_files(folder: Path) -> list[str]:
+    """The names of the files in `folder` that could hold problems, in order; [] if it cannot be looked into."""
+    try:
+        return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in READERS and p.is_file())
+    except OSError:
+        return []
+
+
 def _listing(folder: Path, near: str = "") -> str:
     """Files of `folder` that could have been meant, for a message."""
     if not folder.is_dir():
         return "the folder does not exist either"
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in READERS and p.is_file())
+    names = problem_files(folder)
     if not names:
         return "no problem files"
     if near:

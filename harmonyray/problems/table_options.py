@@ -81,6 +81,11 @@ def _clash(values: Mapping[str, Any]) -> str:
     }
     wrong = values["wrong_answer_columns"]
     if wrong:
+        if values["answer_column"] == "":
+            return (
+                "wrong_answer_columns makes choices of them and of the right answer, but answer_column is '': name its column, "
+                "or set wrong_answer_columns to []"
+            )
         if values["options_column"]:
             return "wrong_answer_columns and options_column both give choices; leave one of them out"
         if values["answer_index_from"] is not None:

@@ -11,11 +11,12 @@ from harmonyray.types import Problem, Prompt
 NUM_COMPARED = 4
 
 
-def same_prompts(views: Sequence[View], problems: Sequence[Problem]) -> list[tuple[str, str]]:
+def same_prompts(views: Sequence[View], problems: Sequence[Problem], apart: Sequence[Any] | None = None) -> list[tuple[str, str]]:
     """Pairs of names of views, in their order, whose prompts for each of the first few problems are the same.
 
-    Such views differ in their sampling or their model at most: worth a warning, and no error. A view that asks twice is
-    compared by both of its questions. Raises what `render` raises (ProblemError).
+    `apart` [V] tells views apart whatever they ask: their sampling and their model, say. Such a pair is one view twice: worth a
+    warning, and no error. A view that asks twice is compared by both of its questions. Raises what `render` raises
+    (ProblemError).
     """
     compared = problems[:NUM_COMPARED]
     asked = [[_asked(view, problem) for problem in compared] for view in views]
@@ -23,7 +24,7 @@ def same_prompts(views: Sequence[View], problems: Sequence[Problem]) -> list[tup
         (views[a].name, views[b].name)
         for a in range(len(views))
         for b in range(a + 1, len(views))
-        if compared and asked[a] == asked[b]
+        if compared and asked[a] == asked[b] and (apart is None or apart[a] == apart[b])
     ]
 
 

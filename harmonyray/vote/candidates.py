@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from harmonyray.errors import ConfigError
+from harmonyray.overrides import read_items
 from harmonyray.protocols import Selector
 from harmonyray.registry import nearest
 from harmonyray.selectors import default_selectors
@@ -35,15 +32,7 @@ class Candidate:
 
 def parse_options(items: Sequence[str]) -> dict[str, Any]:
     """`["lam=2", "of.type=harmonic"]` as nested options. Raises ConfigError for an item that cannot be read."""
-    for item in items:
-        if "=" not in item:
-            raise ConfigError(f"-o {item!r} is not of the form key=value, e.g. -o lam=1.5 or -o weights=[0.6,0.4]")
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.from_dotlist(list(items)), resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError) as e:
-        raise ConfigError(f"-o {' -o '.join(items)} cannot be read: {e}") from e
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+    return read_items(items, "-o", "-o lam=1.5 or -o weights=[0.6,0.4]")
 
 
 def make_candidates(selectors: Sequence[str], options: Mapping[str, Any], views: Sequence[str] | None) -> list[Candidate]:

@@ -19,6 +19,7 @@ from harmonyray import registry
 from harmonyray.answers.equivalence import Equivalence
 from harmonyray.ballots import Ballot, file_ballots, run_ballots
 from harmonyray.errors import ConfigError, ProblemError
+from harmonyray.problems.naming import named_source
 from harmonyray.protocols import Selector
 from harmonyray.records import STREAM, BadRows, RecordWriter, check_folder, check_out, chunks, no_rows
 from harmonyray.records.columns import BOOL, FLOAT, TEXT
@@ -134,10 +135,10 @@ def _check_view(view: str | None, views: Sequence[str]) -> None:
 
 
 def _gold(problems: str | None) -> dict[str, str]:
-    """Gold answers by problem id, from a problem file or a problem source's name. Raises ProblemError."""
+    """Gold answers by problem id, from a problem file, a source's type or a benchmark. Raises ConfigError, ProblemError."""
     if problems is None:
         return {}
-    name, options = (problems, {}) if problems in registry.BUILT_IN["problems"] else ("file", {"path": problems})
+    name, options = named_source(problems)
     source = registry.resolve("problems", name)(registry.make_options("problems", name, "", options))
     gold = {key: answer.text for key, answer in source.gold().items()}
     if not gold:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from harmonyray.answers.extract import extract_answer
 from harmonyray.answers.grader import AnswerGrader
+from harmonyray.errors import ConfigError
 from harmonyray.protocols import Grader
 from harmonyray.types import ParsedResponse, Problem, ProblemRollouts, Prompt, Rollout
 
@@ -88,3 +89,15 @@ def test_bad_options_are_refused(values: dict[str, float]) -> None:
 def test_a_missing_view_is_a_bug() -> None:
     with AnswerGrader([Boxed()]) as grader, pytest.raises(AssertionError, match="2 views of rollouts, 1 views"):
         grader.group([item("a", ["1"], ["2"])])
+
+
+def test_a_view_that_reads_nothing_at_all_is_named() -> None:
+    class Forgetful(Boxed):
+        def parse(self, problem: Problem, response: str) -> ParsedResponse:  # type: ignore[empty-body]
+            """A view of the user's own that forgot to return."""
+
+    with (
+        AnswerGrader([Forgetful(), Upper()]) as grader,
+        pytest.raises(ConfigError, match=r"\(.*Forgetful\) read .* None"),
+    ):
+        grader.group([item("a", ["x"], [])])

@@ -120,6 +120,12 @@ def test_places_that_hold_no_data(tmp_path: Path) -> None:
         ({"name": "gsm8k", "question_column": "answer"}, ConfigError, "question_column and answer_column both name"),
         ({"name": "gpqa_diamond", "category_column": "Correct Answer"}, ConfigError, "the column of the gold answers"),
         ({"name": "gpqa_diamond", "options_column": "x"}, ConfigError, "both give choices"),
+        (
+            {"name": "gpqa_diamond", "answer_column": ""},
+            ConfigError,
+            "answer_column is '': name its column",
+        ),
+        ({"dataset": "x/y", "answer_column": "", "wrong_answer_columns": ["no"]}, ConfigError, "answer_column is ''"),
         ({"name": "gpqa_diamond", "answer_index_from": 0}, ConfigError, "do not go together"),
         ({"name": "math500", "only": {"answer": "2"}}, ConfigError, "only names 'answer', the column of the gold answers"),
         ({"name": "math500", "rewording_columns": ["answer"]}, ConfigError, "rewording_columns names 'answer'"),

@@ -167,6 +167,26 @@ def test_source_reads_the_unlabeled_set_and_its_gold_apart() -> None:
         assert gold[p.id].text == str(int(a) - int(b))
 
 
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_rewording_is_another_question_of_the_task_and_none_that_ships(limit: int | None) -> None:
+    """With a held-out part, the rewording of a problem that is trained on could else be a held-out problem."""
+    shipped = {(q.a, q.b) for q in quickstart_task.unlabeled_questions()}
+    task = {(q.a, q.b) for q in quickstart_task.all_questions()}
+    problems = source(limit).problems()
+    assert {p.id: p.rewordings for p in source().problems()[: len(problems)]} == {p.id: p.rewordings for p in problems}
+    for p in problems:
+        (a, b), (x, y) = (tuple(map(int, text.split("-"))) for text in (p.text, p.rewordings["shifted"]))
+        assert (x, y) in task - shipped
+        assert x - y == a - b
+        nearer = [(a + k, b + k) for k in range(-abs(x - a) + 1, abs(x - a))]
+        assert not set(nearer) & (task - shipped), "the nearest is taken"
+
+
+def test_a_shipped_question_is_passed_over() -> None:
+    (reworded,) = [p.rewordings["shifted"] for p in source().problems() if p.text == "74-34"]
+    assert reworded == "73-33"  # 75-35 is as near, and ships
+
+
 def test_limit_keeps_the_first_questions() -> None:
     assert [p.id for p in source(3).problems()] == [p.id for p in source().problems()[:3]]
     assert len(source(3).gold()) == 3
