@@ -7,9 +7,10 @@ A question's row: `id`, `question`, `kind`, and where there are any `choices`, `
 from __future__ import annotations
 
 import json
+import string
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ class PrepareRequest:
 def run_prepare(request: PrepareRequest) -> dict[str, Any]:
     """Writes the questions to `out` and the gold answers beside it; each file appears when both are whole.
 
-    Gives `out, gold (None where the source has none), num_problems, num_gold, kinds, categories, wall_seconds`. Raises UserError
-    for a source that cannot be read, and for files that cannot be written or are there already.
+    Gives `out, gold (None where the source has none), num_problems, num_gold, kinds, categories, notes (on answers that look
+    misread), wall_seconds`. Raises UserError for a source that cannot be read, and for files that cannot be written or are there
+    already.
     """
     begun = time.perf_counter()
     questions = Path(request.out).expanduser()
@@ -66,8 +68,24 @@ def run_prepare(request: PrepareRequest) -> dict[str, Any]:
         "num_gold": len(gold),
         "kinds": dict(sorted(Counter(p.kind for p in problems).items())),
         "categories": dict(sorted(Counter(p.category for p in problems if p.category).items())),
+        "notes": _notes(problems, [g.text for g in gold.values()]),
         "wall_seconds": time.perf_counter() - begun,
     }
+
+
+def _notes(problems: Sequence[Problem], answers: Sequence[str]) -> list[str]:
+    """What looks like a column that was read for something else."""
+    notes = []
+    derivations = sum("####" in answer for answer in answers)
+    if derivations:
+        notes.append(f"{derivations} gold answers contain '####': set answer_after='####', or no answer will equal them")
+    letters = all(len(answer) == 1 and answer in string.ascii_uppercase for answer in answers)
+    if answers and letters and not any(problem.choices for problem in problems) and {p.kind for p in problems} != {"choice"}:
+        notes.append(
+            "every gold answer is a letter, but no problem has choices: name their column (options_column), or set kind=choice if "
+            "the questions hold them"
+        )
+    return notes
 
 
 def question_row(problem: Problem) -> dict[str, Any]:
@@ -90,6 +108,7 @@ def describe_prepare(summary: Mapping[str, Any]) -> str:
     ]
     if summary["categories"]:
         lines.append("categories: " + ", ".join(f"{name} ({count})" for name, count in summary["categories"].items()))
+    lines += [f"note: {note}" for note in summary["notes"]]
     gold = f", gold_path: {json.dumps(summary['gold'])}" if summary["gold"] else ""
     return "\n".join([*lines, f"problems: {{type: file, path: {json.dumps(summary['out'])}{gold}}}"])
 

@@ -67,6 +67,7 @@ def test_the_normal_form_and_gold_apart(source: Path, tmp_path: Path, capsys: py
         "num_gold": 2,
         "kinds": {"choice": 2},
         "categories": {"level 1": 1, "level 5": 1},
+        "notes": [],
     }
 
 
@@ -230,3 +231,22 @@ def test_a_write_that_fails_leaves_the_old_files(source: Path, tmp_path: Path, m
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p != source} == {
         k: v for k, v in before.items() if k != source.name
     }
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "note"),
+    [
+        (["2+2\n#### 4", "5"], [], "1 gold answers contain '####'"),
+        (["2+2\n#### 4", "x #### 5"], ["-o", "answer_after=####"], None),
+        (["B", "A"], [], "every gold answer is a letter, but no problem has choices"),
+        (["B", "A"], ["-o", "kind=choice"], None),
+        (["B", "12"], [], None),
+    ],
+)
+def test_answers_that_look_misread_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answers: list[str], options: list[str], note: str | None
+) -> None:
+    write_rows(tmp_path / "in.jsonl", [{"question": f"q{i}", "answer": answer} for i, answer in enumerate(answers)])
+    assert main(["data", "prepare", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), *options]) == 0
+    out = capsys.readouterr().out
+    assert (note in out) if note else ("note:" not in out)
