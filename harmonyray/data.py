@@ -82,8 +82,8 @@ def _notes(problems: Sequence[Problem], answers: Sequence[str]) -> list[str]:
     letters = all(len(answer) == 1 and answer in string.ascii_uppercase for answer in answers)
     if answers and letters and not any(problem.choices for problem in problems) and {p.kind for p in problems} != {"choice"}:
         notes.append(
-            "every gold answer is a letter, but no problem has choices: name their column (options_column), or set kind=choice if "
-            "the questions hold them"
+            "every gold answer is a letter, but no problem has choices: name their column (options_column), or set kind=choice "
+            "if the questions hold them"
         )
     return notes
 
