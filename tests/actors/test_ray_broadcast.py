@@ -82,7 +82,7 @@ def test_every_engine_holds_the_learners_weights_after_each_update(opened: tuple
 
 def test_weights_of_another_version_are_refused_by_name(runtime: Any) -> None:
     with pytest.raises(StaleWeightsError) as caught:
-        runtime.sample(requests(), Sampling(4), runtime.policy_version + 7)
+        runtime.sample(requests(), {"solver": Sampling(4)}, runtime.policy_version + 7)
     message = str(caught.value)
     assert message.startswith(f"asked to generate with policy version {runtime.policy_version + 7}")
     assert "\n" not in message, "the user sees this sentence, not Ray's traceback"
