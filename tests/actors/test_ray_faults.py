@@ -247,7 +247,7 @@ def test_more_deaths_than_max_restarts_end_the_run_and_leave_the_checkpoint(
     run_dir = runs / "deaths"
     assert train_cli(run_dir, "runtime.max_restarts=0") == 1
     err = capsys.readouterr().err
-    assert "an engine of view 'solver' died and all 0 restarts (runtime.max_restarts) are used" in err
+    assert "view solver replica 0 died and all 0 restarts (runtime.max_restarts) are used" in err
     assert "--resume" in err
     assert "Traceback" not in err
     assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["step-000002"]
