@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,13 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
         with _held(run_dir):
             yield _take_up(config, run_dir)
         return
+    is_ours = run_dir is None or not run_dir.exists()
     if run_dir is None:
         run_dir = _new_directory(Path("runs"), f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     elif run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"'{run_dir}' already exists and is not a directory: give another --run-dir")
     _make_directory(run_dir)
-    with _held(run_dir), _gone_if_empty(run_dir):
+    with _held(run_dir), _gone_if_empty(run_dir) if is_ours else nullcontext():
         if any(run_dir.iterdir()):
             raise ConfigError(
                 f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it"
@@ -69,7 +70,7 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
 
 @contextmanager
 def _gone_if_empty(run_dir: Path) -> Iterator[None]:
-    """A run that ends before it has written anything leaves no directory."""
+    """A run that ends before it has written anything leaves no directory of its own making."""
     try:
         yield
     finally:

@@ -146,7 +146,7 @@ def test_a_run_moved_away_from_its_store_goes_on_in_a_new_record(
 def test_a_store_that_cannot_be_used_stops_the_run_with_the_directory_free(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(TrackingError, match=r"(?s)MLflow store 'nonsense://x' cannot be used: .*correct 'tracking\.uri'"):
         small_run(tmp_path / "run", "steps=1", "tracking.uri=nonsense://x")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
     assert capsys.readouterr().err == ""
 
 
