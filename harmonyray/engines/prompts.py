@@ -17,7 +17,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
 
     Raises ModelError for chat messages where the tokenizer has no chat template.
     """
-    if prompt.text is not None:  # lengths are checked by `skip_long_prompts`
+    if prompt.text is not None:  # lengths are checked by `build.fitting_parts`
         return tokenizer(prompt.text + prompt.response_prefix, verbose=False)["input_ids"]
     if tokenizer.chat_template is None:
         raise ModelError(

@@ -26,11 +26,7 @@ class Reframer(TemplateView):
         template: str = Field(
             default=REFRAMER, description="the prompt; {question} is replaced by the question, {strategies} by the strategies"
         )
-        strategies: StrategyChoice = Field(
-            default=None,
-            description="names among the eight built-in strategies, or a mapping from names of your own to explanations; "
-            "null: all eight",
-        )
+        strategies: StrategyChoice = None
 
         @field_validator("strategies")
         @classmethod
@@ -83,11 +79,7 @@ class StagedReframer(AskingView):
             description="the prompt for a solution; {rewording} is replaced by the draft's rewording, {draft} by the draft as "
             "it was generated, {question} by the question",
         )
-        strategies: StrategyChoice = Field(
-            default=None,
-            description="names among the eight built-in strategies, or a mapping from names of your own to explanations; "
-            "null: all eight",
-        )
+        strategies: StrategyChoice = None
         samples_per_draft: int = Field(default=4, ge=1, description="solutions that are sampled from each draft")
         draft_prefix: str = Field(default="", description="how every draft begins; response_prefix is for solutions")
         draft_stop: tuple[str, ...] = Field(

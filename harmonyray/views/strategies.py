@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from harmonyray.registry import nearest
 from harmonyray.views.prompts import ONE_STRATEGY, SEVERAL_STRATEGIES, STRATEGIES, STRATEGIES_HERE
@@ -60,8 +60,15 @@ def read_strategies(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else tuple(names)
 
 
-StrategyChoice = Annotated[tuple[str, ...] | dict[str, str] | None, BeforeValidator(read_strategies)]
-"""The type of the option `strategies`; None stands for all eight."""
+StrategyChoice = Annotated[
+    tuple[str, ...] | dict[str, str] | None,
+    BeforeValidator(read_strategies),
+    Field(
+        description="names among the eight built-in strategies, or a mapping from names of your own to explanations; "
+        "null: all eight"
+    ),
+]
+"""The option `strategies`, which several views have; None stands for all eight."""
 
 
 def require_placeholder(strategies: Any, template: str, option: str) -> None:
