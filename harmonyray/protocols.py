@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from harmonyray.types import (
     AnswerGroup,
     Batch,
     Consensus,
+    Failure,
     FloatArray,
     Judgement,
     ParsedResponse,
@@ -121,16 +122,22 @@ class Loss(Protocol):
 
 
 class Engine(Protocol):
-    """Generates. `sample` returns one tuple of rollouts per request, in the requests' order.
+    """Generates. `sample` returns one tuple of rollouts per request, in the requests' order; `stream` yields groups as they
+    finish, each with its request's index, and a Failure in the place of a group that could not be made.
 
-    Raises StaleWeightsError if `policy_version` is not the one held.
+    `requests` of `stream` may grow while it is served: the caller may append between two groups. A request fails `timeout_s`
+    seconds after the engine began with it. Both raise StaleWeightsError if `policy_version` is not the one held.
     """
 
     policy_version: int
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]: ...
 
-    def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int) -> list[tuple[Rollout, ...]]: ...
+    def sample(self, requests: Sequence[SampleRequest], policy_version: int) -> list[tuple[Rollout, ...]]: ...
+
+    def stream(
+        self, requests: list[SampleRequest], policy_version: int, timeout_s: float | None = None
+    ) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]: ...
 
 
 class Sampler(Protocol):

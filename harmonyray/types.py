@@ -69,10 +69,18 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One prompt and one seed per wanted sample; the samples of a request are one group and travel together."""
+    """One prompt, one seed per wanted sample and how to sample; the samples of a request are one group and travel together."""
 
     prompt: Prompt
     seeds: tuple[int, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no group: a request that ran out of time or memory, or whose response was malformed."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,14 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from harmonyray.actors.grader import RayGrader
-from harmonyray.actors.placement import EngineGroup, Seat
+from harmonyray.actors.placement import Seat
 from harmonyray.actors.pool import DEATHS, ActorPool
-from harmonyray.actors.specs import GroupSpec, PartSpec
+from harmonyray.actors.replicas import Replica
+from harmonyray.actors.specs import PartSpec
+from harmonyray.actors.sync import WeightSync
 from harmonyray.actors.workers import EngineWorker, LearnerWorker
 from harmonyray.config import RuntimeConfig, SyncConfig
-from harmonyray.errors import AlteredWeightsError, RunError, WeightSyncError
+from harmonyray.errors import RunError, WeightSyncError
 from harmonyray.protocols import UNTRAINED
 from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
 
@@ -33,23 +35,6 @@ class RunSpec:
     learner: PartSpec | None
     loss: PartSpec
     grader: PartSpec
-
-
-@dataclass(slots=True)
-class Replica:
-    """An engine actor, the seat it sits in, and its answer to `start`."""
-
-    name: str
-    group: EngineGroup
-    bundle: int
-    num_gpus: float
-    handle: Any
-    started: Any
-    dead: bool = False
-
-    @property
-    def trained(self) -> bool:
-        return self.group.model is None
 
 
 @dataclass(slots=True)
@@ -74,8 +59,6 @@ class RayRuntime:
         self.replicas: list[Replica] = []
         self.learner: Any = None
         self.restarts_taken = 0
-        self._group_name = 0
-        self._joined = False
         self.policy_version = 0
         for bundle, seat in enumerate(seats):
             if seat.group == "grader":
@@ -101,8 +84,7 @@ class RayRuntime:
             except DEATHS as e:
                 raise RunError(f"{name} died while it was starting: {_short(e)}; check memory with `harmonyray doctor`") from e
         if self.learner is not None:
-            self._weight_specs = self.learner.weight_specs.remote()
-            self._host, self._port = self._learn("address")
+            self.weight_sync = WeightSync(self.pool, self.learner, self._learner_gpus, self.sync_config)
 
     def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
         return self._ask_engines(prompts, lambda job: job.replica.handle.count_tokens.remote(job.items))
@@ -136,10 +118,10 @@ class RayRuntime:
             if self.learner is None:
                 return {"seconds": time.perf_counter() - start}
             try:
-                num_bytes = self._broadcast()
+                num_bytes = self.weight_sync.broadcast([r for r in self.replicas if r.trained], self.policy_version)
                 return {"seconds": time.perf_counter() - start, "bytes": float(num_bytes)}
             except (*DEATHS, WeightSyncError) as e:
-                self._joined = False
+                self.weight_sync.forget()
                 if not self._find_dead():
                     self._learn("policy_version")
                     raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {_short(e)}") from e
@@ -192,38 +174,9 @@ class RayRuntime:
             job.places.append(i)
         return [job for job in jobs if job.items]
 
-    def _broadcast(self) -> int:
-        trained = [r for r in self.replicas if r.trained]
-        engines = [r.handle for r in trained]
-        bucket_bytes = int(self.sync_config.bucket_mb * 1024 * 1024)
-        if not self._joined:
-            self._group_name += 1
-            members = ("learner", *(r.name for r in trained))
-            spec = GroupSpec(
-                self._host, self._port, f"weights-{self._group_name}", members, self._backend(), self.sync_config.timeout_s
-            )
-            self.pool.get([self.learner.join.remote(spec)] + [e.join.remote(spec, i + 1) for i, e in enumerate(engines)])
-            self._joined = True
-        acks = [e.receive.remote(self._weight_specs, bucket_bytes, self.policy_version) for e in engines]
-        num_bytes, expected = self.pool.get(self.learner.send.remote(self._weight_specs, bucket_bytes))
-        for replica, held in zip(trained, self.pool.get(acks), strict=True):
-            if held != expected:
-                raise AlteredWeightsError(
-                    f"{replica.name} acknowledged policy version {held[0]} with checksum {held[1]}, the learner sent "
-                    f"version {expected[0]} with checksum {expected[1]}: the engine does not hold the broadcast weights"
-                )
-        return int(num_bytes)
-
-    def _backend(self) -> str:
-        if self.sync_config.backend != "auto":
-            return self.sync_config.backend
-        # NCCL refuses two members on one GPU, which a share of one may mean.
-        return "nccl" if min(self._learner_gpus, *(r.num_gpus for r in self.replicas if r.trained)) >= 1 else "gloo"
-
     def _revive(self) -> None:
         """New actors in the seats of the dead, all at once, until every seat has one that is built."""
         while dead := [r for r in self.replicas if r.dead]:
-            self._joined = False
             for r in dead:
                 spec = self.engine_specs[r.group.name]
                 r.handle = self.pool.replace(r.name, r.handle, EngineWorker, r.bundle, r.num_gpus, spec)

@@ -116,7 +116,7 @@ def test_joining_again_and_again_leaves_no_threads_or_sockets_behind(runtime: An
         return len(os.listdir(f"/proc/{pid}/task")), len(os.listdir(f"/proc/{pid}/fd"))
 
     def rejoin() -> None:
-        runtime._joined = False
+        runtime.weight_sync.forget()
         runtime.sync()
 
     handles = [runtime.learner, *(r.handle for r in runtime.replicas)]
@@ -145,7 +145,7 @@ def test_an_engine_that_does_not_join_is_named_within_the_timeout(runtime: Any) 
         broadcast.WeightGroup = absent
 
     inside(handle, stay_away_once)
-    runtime._joined = False
+    runtime.weight_sync.forget()
     start = time.monotonic()
     with pytest.raises(WeightSyncError, match=r"rank 2 \(view reframer replica 0\) did not join"):
         runtime.sync()

@@ -1,0 +1,25 @@
+"""An engine actor and the seat it sits in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harmonyray.actors.placement import EngineGroup
+
+
+@dataclass(slots=True)
+class Replica:
+    """An engine actor, the seat it sits in, and its answer to `start`."""
+
+    name: str
+    group: EngineGroup
+    bundle: int
+    num_gpus: float
+    handle: Any
+    started: Any
+    dead: bool = False
+
+    @property
+    def trained(self) -> bool:
+        return self.group.model is None
