@@ -16,10 +16,9 @@ from harmonyray.engines.paths import model_path
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.problems.holdout import split_holdout
-from harmonyray.protocols import Grader, StagedView, View
+from harmonyray.protocols import Ask, Grader, StagedView, View
 from harmonyray.registry import resolve
-from harmonyray.rollouts import Ask
-from harmonyray.types import AnswerGroup, GoldAnswer, Problem, ProblemRollouts, Sampling
+from harmonyray.types import AnswerGroup, GoldAnswer, Problem, Sampling
 from harmonyray.views.audit import audit_views
 
 
@@ -86,7 +85,7 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
     grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
         group = reserve(wanted, config.runtime.start_timeout_s)
-        runtime = RayRuntime(wanted, group, RunSpec(engines, learner, loss, grader), config.runtime, config.sync)
+        runtime = RayRuntime(wanted, group, RunSpec(engines, learner, loss, grader), config)
         try:
             runtime.start()
             yield runtime, runtime.grader
@@ -109,9 +108,11 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
     own = {name: view.model for name, view in config.views.items() if view.model is not None}
     trained = make("engines", config.rollout.engine, **arguments)
     others = {m: make("engines", config.rollout.engine, **_model_arguments(config, m)) for m in dict.fromkeys(own.values())}
+    runtime = InProcessRuntime(trained, learner, config.rollout, {view: others[m] for view, m in own.items()})
     try:
-        yield InProcessRuntime(trained, learner, {view: others[m] for view, m in own.items()}), grader
+        yield runtime, grader
     finally:
+        runtime.close()
         grader.close()
         torch.set_num_threads(threads)
 
@@ -157,7 +158,7 @@ def check_models(config: Config) -> None:
 
 def make_audit(
     config: Config, method: Any, tell: Callable[[str, str], None]
-) -> Callable[[Sequence[ProblemRollouts], Sequence[AnswerGroup]], Mapping[str, float]]:
+) -> Callable[[Sequence[AnswerGroup]], dict[str, float]]:
     """The loop's `audit`: looks at a step's views, tells of degenerate ones (name, reason), and lowers their weights in the
     method's vote if the configuration says so. Raises ConfigError if the method's selector has no weights to lower."""
     names = list(config.views)
@@ -165,8 +166,8 @@ def make_audit(
     if lowers:
         method.weigh_views(np.ones(len(names)))
 
-    def audit(rollouts: Sequence[ProblemRollouts], groups: Sequence[AnswerGroup]) -> Mapping[str, float]:
-        found = audit_views(rollouts, groups, names, config.audit)
+    def audit(groups: Sequence[AnswerGroup]) -> dict[str, float]:
+        found = audit_views(groups, names, config.audit)
         if lowers:
             method.weigh_views(found.weights)
         for name, reason in zip(names, found.reasons, strict=True):
@@ -202,7 +203,7 @@ def fitting_parts(
     nothing is left.
     """
     parts = split_parts(config, problems)
-    lengths = runtime.count_tokens({view.name: [view.render(p) for p in problems] for view in views})
+    lengths = runtime.count_tokens(views, problems)
     longest = {p.id: max(column) for p, column in zip(problems, zip(*lengths.values(), strict=True), strict=True)}
     limit = config.rollout.max_prompt_tokens
     for name, part in parts.items():

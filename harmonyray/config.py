@@ -100,6 +100,19 @@ class RolloutConfig(Section):
         "which holds a draft, is not looked at"
     )
     max_response_tokens: PositiveInt
+    request_timeout_s: PositiveFloat = Field(
+        1800.0, description="longest that an engine may take for a problem's samples in a view, from when it began with them"
+    )
+    max_attempts: PositiveInt = Field(3, description="how often a problem's samples in a view are tried before it is left out")
+    min_complete_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="a step of which fewer problems could be sampled in all views ends the run, with a checkpoint",
+    )
+    lag: Literal[0, 1] = Field(
+        0, description="1: a step's rollouts are sampled while the step before it is learned from, with the weights before that"
+    )
 
 
 class EvalConfig(Section):
@@ -158,6 +171,11 @@ class SyncConfig(Section):
     backend: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: NCCL where every member has a GPU, else gloo")
     bucket_mb: PositiveFloat = Field(64.0, description="weights are packed into buckets of this size")
     timeout_s: PositiveFloat = Field(60.0, description="longest wait for one broadcast")
+    in_flight: Literal["drain", "pause"] = Field(
+        "drain",
+        description="with rollout.lag 1: whether new weights wait until the rollouts under way are done, or are taken in between "
+        "two tokens, so that a response ends under other weights than it began with",
+    )
 
 
 class CheckpointConfig(Section):

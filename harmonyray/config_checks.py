@@ -20,6 +20,7 @@ def check_together(c: Config) -> None:
         if not re.fullmatch(r"[\w-]+", name):
             raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     _check_models(c)
+    _check_lag(c)
     groups = _check_groups(c)
     frozen = {name for name, view in c.views.items() if view.model is not None}
     frozen |= {name for name, views in c.placement.share.items() if frozen & set(views)}
@@ -38,6 +39,24 @@ def check_together(c: Config) -> None:
     check = getattr(resolve("methods", c.method.type), "check", None)
     if check is not None:  # a method of the user's own need not derive from MethodBase
         check(c.method.options, tuple(c.views))
+
+
+def _check_lag(c: Config) -> None:
+    """Rollouts of an older policy need a loss that says so, and weights under way an engine that takes them."""
+    if c.rollout.lag and not getattr(resolve("losses", c.loss.type), "corrects_lag", False):
+        raise ConfigError(
+            f"'rollout.lag' is 1, and loss {c.loss.type} does not weigh the rollouts of an older policy: set "
+            "loss.type=truncated_is, or rollout.lag=0"
+        )
+    if c.sync.in_flight == "drain":
+        return
+    if not c.rollout.lag:
+        raise ConfigError("'sync.in_flight' is pause, but with rollout.lag 0 nothing is under way at a broadcast: leave it out")
+    if not getattr(resolve("engines", c.rollout.engine.type), "updates_in_flight", False):
+        raise ConfigError(
+            f"'sync.in_flight' is pause, and engine {c.rollout.engine.type} cannot change weights while it generates: "
+            "use rollout.engine.type=vllm, or drain"
+        )
 
 
 def _check_models(c: Config) -> None:

@@ -55,6 +55,10 @@ class AlteredWeightsError(RunError):
     """An engine that holds other weights, or another policy version, than the learner sent."""
 
 
+class RolloutsLostError(RunError):
+    """Rollouts that are gone with the node that kept them."""
+
+
 class CheckpointError(RunError):
     """A checkpoint that cannot be written (a full disk), or that is missing, incomplete or altered."""
 

@@ -55,7 +55,7 @@ class SampleFile:
     def _rows(self, graded: Graded) -> Iterator[dict[str, Any]]:
         for item, group, right in zip(graded.rollouts, graded.groups, graded.right, strict=True):
             problem, hit = item.problem, hits(group, right)
-            for v, samples in enumerate(item.rollouts):
+            for v, samples in enumerate(item.fetch()):
                 for n, rollout in enumerate(samples):
                     yield {
                         "part": graded.part,
@@ -65,7 +65,7 @@ class SampleFile:
                         "greedy": graded.greedy,
                         "sample": n,
                         "gold": self.gold[problem.id].text,
-                        "answer": group.parsed[v][n].answer,
+                        "answer": group.read[v][n].answer,
                         "right": bool(hit[v, n]),
                         "cluster": int(group.cluster_ids[v, n]),
                         "response": rollout.text,

@@ -6,14 +6,15 @@ paired, do not disturb training, and `harmonyray eval` repeats them exactly. Wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harmonyray.collect import collect
+from harmonyray.errors import RunError
 from harmonyray.measures import Scores, flat_metrics, labels_right, score_problems
-from harmonyray.protocols import Grader, Sampler, View
-from harmonyray.rollouts import Ask, sample_problems
+from harmonyray.protocols import Ask, Grader, Sampler, View
 from harmonyray.types import (
     AnswerGroup,
     BoolArray,
@@ -48,6 +49,14 @@ class Graded:
     rollouts: Sequence[ProblemRollouts]
     groups: Sequence[AnswerGroup]
     right: Sequence[BoolArray]
+
+    def only(self, ids: Set[str]) -> Graded:
+        """The problems with these ids."""
+        kept = [i for i, item in enumerate(self.rollouts) if item.problem.id in ids]
+        rollouts, groups, right = self.rollouts, self.groups, self.right
+        return replace(
+            self, rollouts=[rollouts[i] for i in kept], groups=[groups[i] for i in kept], right=[right[i] for i in kept]
+        )
 
 
 Progress = Callable[[int, int], None]
@@ -93,20 +102,27 @@ class Evaluator:
         """What every problem scored, by part, in the parts' order of problems; parts without problems are left out.
 
         At most `chunk_problems` problems' responses are held at a time. How many changes nothing but what an engine batches
-        together, and so the last bits of its arithmetic.
+        together, and so the last bits of its arithmetic. A problem that could not be sampled is left out and counted.
+
+        Raises RunError for a part of which nothing could be sampled.
         """
         total, done = sum(map(len, self.parts.values())), 0
         out = {}
         for part, problems in self.parts.items():
             scored: list[dict[str, FloatArray]] = []
+            whole: list[Problem] = []
             for chunk in self._chunks(problems):
                 if progress is not None:
                     progress(done, total)
-                scored.append(self._score_chunk(part, chunk, policy_version, record))
+                answered, values = self._score_chunk(part, chunk, policy_version, record)
                 done += len(chunk)
-            if scored:
+                whole += answered
+                scored += [values] if answered else []
+            if problems and not whole:
+                raise RunError(f"none of the {len(problems)} problems of '{part}' could be sampled: see the engines' logs")
+            if whole:
                 values = {name: np.concatenate([some[name] for some in scored]) for name in scored[0]}
-                out[part] = Scores(values, tuple(p.category for p in problems))
+                out[part] = Scores(values, tuple(p.category for p in whole), len(problems) - len(whole))
         if progress is not None:
             progress(done, total)
         return out
@@ -146,24 +162,28 @@ class Evaluator:
 
     def _score_chunk(
         self, part: str, problems: Sequence[Problem], policy_version: int, record: Record | None
-    ) -> dict[str, FloatArray]:
-        """float[P] by measure of the problems of one chunk."""
+    ) -> tuple[list[Problem], dict[str, FloatArray]]:
+        """The problems of one chunk that could be sampled, in both ways, and float[P] by measure of these."""
         sampled = self._graded(part, problems, policy_version, greedy=False)
-        greedy = self._graded(part, problems, policy_version, greedy=True)
+        greedy = self._graded(part, [item.problem for item in sampled.rollouts], policy_version, greedy=True)
+        answered = [item.problem for item in greedy.rollouts]
+        if len(answered) < len(sampled.rollouts):
+            sampled = sampled.only({p.id for p in answered})
+        if not answered:
+            return [], {}
         if record is not None:
             record(sampled)
             record(greedy)
         names = [view.name for view in self.views]
-        return score_problems(names, (sampled.groups, sampled.right), (greedy.groups, greedy.right))
+        return answered, score_problems(names, (sampled.groups, sampled.right), (greedy.groups, greedy.right))
 
     def _graded(self, part: str, problems: Sequence[Problem], policy_version: int, greedy: bool) -> Graded:
         settings = self.settings
         num_samples = 1 if greedy else settings.num_samples
         sampling = [replace(s, temperature=0, top_p=1.0) for s in settings.sampling] if greedy else settings.sampling
         asks = [Ask(view, num_samples, s) for view, s in zip(self.views, sampling, strict=True)]
-        rollouts = sample_problems(self.sampler, asks, problems, policy_version, (settings.seed, "eval"))
-        groups = self.grader.group(rollouts)
-        return Graded(part, greedy, rollouts, groups, self._right(groups))
+        got = collect(self.sampler, self.grader, asks, problems, policy_version, (settings.seed, "eval"))
+        return Graded(part, greedy, got.rollouts, got.groups, self._right(got.groups))
 
     def _right(self, groups: Sequence[AnswerGroup]) -> list[BoolArray]:
         """For each group which of its clusters are right, bool[C]."""

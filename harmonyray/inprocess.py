@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harmonyray.algos.batching import fill_batch
+from harmonyray.config import RolloutConfig
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError
-from harmonyray.protocols import UNTRAINED
-from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
+from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
+from harmonyray.rollouts import Place, Tally, keep, serve
+from harmonyray.types import FailedAttempt, Failure, GroupRows, Problem, ProblemRollouts, UpdateReport
 
 
 class InProcessRuntime:
     """Has the interface of the actors' runtime. `engine` has the trained model, `others` those with models of their own, by
     view; `learner` is None where nothing is trained."""
 
-    def __init__(self, engine: Any, learner: Any | None, others: Mapping[str, Any] = MappingProxyType({})) -> None:
-        self.engine, self.others, self.learner = engine, others, learner
+    def __init__(
+        self, engine: Any, learner: Any | None, rollout: RolloutConfig, others: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self.engine, self.others, self.learner, self.rollout = engine, others, learner, rollout
 
     @property
     def policy_version(self) -> int:
         return self.learner.policy_version if self.learner else self.engine.policy_version
 
-    def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
-        return {view: self.others.get(view, self.engine).count_tokens(asked) for view, asked in prompts.items()}
+    @property
+    def engine_version(self) -> int:
+        version: int = self.engine.policy_version
+        return version
+
+    def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
+        asked = {view.name: [view.render(p) for p in problems] for view in views}
+        return {name: self.others.get(name, self.engine).count_tokens(prompts) for name, prompts in asked.items()}
 
     def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
-    ) -> dict[str, list[tuple[Rollout, ...]]]:
-        out = {}
-        for view, asked in requests.items():
-            engine, version = (self.others[view], UNTRAINED) if view in self.others else (self.engine, policy_version)
-            out[view] = engine.sample(asked, sampling[view], version)
-        return out
+        self, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int | None, seed_parts: Seeds
+    ) -> Iterator[ProblemRollouts | FailedAttempt]:
+        tally = Tally(asks, problems, seed_parts, self.rollout.max_attempts)
+        places = tally.places()
+        while places:
+            again: list[Place] = []
+            for engine in dict.fromkeys([self.engine, *self.others.values()]):
+                own = [place for place in places if self.others.get(asks[place[0]].view.name, self.engine) is engine]
+                version = policy_version if engine is self.engine else UNTRAINED
+                wants = [tally.want(place) for place in own]
+                for w, group in serve(engine, wants, version, self.rollout.request_timeout_s) if wants else ():
+                    if isinstance(group, Failure):
+                        failed = tally.fail(own[w], group.reason)
+                        again += [] if failed.last else [own[w]]
+                        yield failed
+                    elif whole := tally.put(own[w], keep(group)):
+                        yield whole
+            places = [place for place in again if not tally.left_out(place)]
 
-    def update(self, batch: Batch, step: int) -> UpdateReport:
+    def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         assert self.learner is not None
-        report: UpdateReport = self.learner.update(batch, step)
+        report: UpdateReport = self.learner.update(fill_batch(plan), step)
         return report
 
     def sync(self) -> dict[str, float]:
@@ -68,4 +90,8 @@ class InProcessRuntime:
         self.learner.save_model(directory)
 
     def close(self) -> None:
-        pass
+        """Ends the engines that have anything to end."""
+        for engine in (self.engine, *self.others.values()):
+            end = getattr(engine, "close", None)
+            if end is not None:
+                end()

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
-import numpy as np
-
-from harmonyray.algos.batching import make_batch
-from harmonyray.algos.diagnostics import consensus_metrics
+from harmonyray.algos.batching import plan_batch
+from harmonyray.collect import collect
+from harmonyray.errors import RunError
 from harmonyray.evaluate import Evaluator
-from harmonyray.ledger import StepLedger, take_ledger
+from harmonyray.ledger import take_ledger
 from harmonyray.problems.schedule import ProblemSchedule
-from harmonyray.protocols import Advantage, Grader, Learner, Method, Sampler, Tracker
-from harmonyray.rollouts import Ask, sample_problems
-from harmonyray.types import AnswerGroup, Judgement, ProblemRollouts
-
-
-class Runtime(Sampler, Learner, Protocol):
-    """Engines and learner behind one object, and the broadcast between them."""
-
-    def sync(self) -> dict[str, float]:
-        """Brings every engine to the learner's policy version; returns metrics."""
-        ...
-
-    def take_restarts(self) -> int:
-        """Actors restarted since the last call."""
-        ...
+from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
+from harmonyray.step_metrics import Clock, collected_metrics, step_metrics
+from harmonyray.types import AnswerGroup, Collected
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `audit` looks at a step's views before the
-    method judges, and returns metrics."""
+    method judges, and returns metrics. With `lag` 1 a step's rollouts are sampled while the step before it is learned from;
+    `syncs_in_flight`: whether weights may be broadcast meanwhile. Of fewer than `min_complete_share` of a step's problems
+    nothing is learned."""
 
     schedule: ProblemSchedule
     asks: Sequence[Ask]
     runtime: Runtime
     grader: Grader
-    audit: Callable[[Sequence[ProblemRollouts], Sequence[AnswerGroup]], Mapping[str, float]]
+    audit: Callable[[Sequence[AnswerGroup]], dict[str, float]]
     method: Method
     advantage: Advantage
     evaluator: Evaluator
@@ -51,78 +39,89 @@ class Parts:
     steps: int
     eval_every: int
     checkpoint_every: int
+    lag: int
+    syncs_in_flight: bool
+    min_complete_share: float
+
+    def evaluates(self, step: int) -> bool:
+        return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)
+
+    def saves(self, step: int) -> bool:
+        return step == self.steps or step % self.checkpoint_every == 0
 
 
 def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: False) -> int:
     """Runs steps `first_step`..`steps` (from 1) and returns the last one finished; ends early after a step if asked to.
 
-    A step is: sample every view, group the answers, judge, update, broadcast, evaluate and save when due.
+    A step is: sample every view and group the answers, judge, update, broadcast, evaluate and save when due. Raises RunError,
+    with a checkpoint saved, for a step of which too little could be sampled.
     """
-    for step in range(first_step, p.steps + 1):
-        clock = Clock()
-        with clock("step"):
-            with clock("generate"):
-                problems, seeds = p.schedule.draw(step), (p.seed, "train", step)
-                rollouts = sample_problems(p.runtime, p.asks, problems, p.runtime.policy_version, seeds)
-            with clock("grade"):
-                groups = p.grader.group(rollouts)
-                audit = p.audit(rollouts, groups)
-                judgements = p.method.judge(groups, step)
-            ledger = take_ledger(step, judgements)
-            row = {**step_metrics(p, rollouts, judgements, ledger), **audit}
-            batch = make_batch(rollouts, judgements, p.advantage, p.asks)
-            if batch is not None:
-                with clock("learn"):
-                    report = p.runtime.update(batch, step)
-                    row |= {f"train/{key}": value for key, value in report.metrics.items()}
-                with clock("sync"):
-                    row |= {f"sync/{key}": value for key, value in p.runtime.sync().items()}
-            row |= {"policy_version": p.runtime.policy_version, "train/skipped": float(batch is None)}
-            if step == p.steps or (p.eval_every and step % p.eval_every == 0):
-                with clock("eval"):
-                    row |= p.evaluator.evaluate(p.runtime.policy_version)
-        row["runtime/restarts"] = float(p.runtime.take_restarts())
-        p.tracker.log_step(step, {"step": step, **row, **clock.seconds}, rollouts, judgements, ledger)
-        stopping = step < p.steps and stop_asked()
-        if step == p.steps or step % p.checkpoint_every == 0 or stopping:
-            p.save(step)
-        if stopping:
-            return step
-    return p.steps
+    saved = first_step - 1
+    ahead = ThreadPoolExecutor(1, thread_name_prefix="collect")
+    coming: Future[Collected] | None = None
+    try:
+        for step in range(first_step, p.steps + 1):
+            clock, row = Clock(), dict[str, Any]()
+            with clock("step"):
+                with clock("generate"):
+                    got = coming.result() if coming is not None else collect_step(p, step, p.runtime.engine_version)
+                if coming is None:
+                    clock.move("generate", "grade", got.grade_s)
+                coming = None
+                if len(got.groups) < p.min_complete_share * p.schedule.per_step:
+                    if saved < step - 1:
+                        p.save(step - 1)
+                    raise _too_little(p, step, got)
+                # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
+                if p.lag and not (p.saves(step) or p.evaluates(step)):
+                    with clock("sync"):
+                        row |= _named("sync", p.runtime.sync())
+                    coming = ahead.submit(collect_step, p, step + 1, None if p.syncs_in_flight else p.runtime.engine_version)
+                with clock("grade"):
+                    row |= p.audit(got.groups)
+                    judgements = p.method.judge(got.groups, step)
+                    ledger = take_ledger(step, judgements)
+                    row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
+                    row |= collected_metrics(got, p.asks, p.schedule.per_step)
+                    plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
+                if plan is not None:
+                    with clock("learn"):
+                        report = p.runtime.update(plan, step)
+                        row |= _named("train", report.metrics)
+                    if coming is None or p.syncs_in_flight:
+                        with clock("sync"):
+                            row |= _named("sync", p.runtime.sync())
+                row |= {"policy_version": p.runtime.policy_version, "train/skipped": float(plan is None)}
+                if p.evaluates(step):
+                    with clock("eval"):
+                        row |= p.evaluator.evaluate(p.runtime.policy_version)
+            row["runtime/restarts"] = float(p.runtime.take_restarts())
+            p.tracker.log_step(step, {"step": step, **row, **clock.seconds}, got, judgements, ledger)
+            stopping = step < p.steps and stop_asked()
+            if p.saves(step) or stopping:
+                p.save(step)
+                saved = step
+            if stopping:
+                return step
+        return p.steps
+    finally:
+        ahead.shutdown(wait=False, cancel_futures=True)
 
 
-def step_metrics(
-    p: Parts, rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement], ledger: StepLedger
-) -> dict[str, float]:
-    """What a step's rollouts and judgements were like: `consensus/*`, `selectors/*`, `reward/{view}/*`, `rollout/{view}/*`."""
-    groups = [j.group for j in judgements]
-    row = consensus_metrics([j.consensus for j in judgements], groups) | ledger.metrics()
-    row |= p.evaluator.label_metrics(judgements, ledger.verdicts)
-    row["consensus/timeouts"] = float(sum(g.num_timeouts for g in groups))
-    for key in sorted({key for j in judgements for key in j.metrics}):
-        row[key] = float(np.mean([j.metrics[key] for j in judgements if key in j.metrics]))
-    for v, view in enumerate(ask.view for ask in p.asks):
-        samples = [s for problem in rollouts for s in problem.rollouts[v]]
-        row[f"reward/{view.name}/mean"] = float(np.nanmean([j.rewards[v] for j in judgements]))
-        row[f"rollout/{view.name}/length"] = float(np.mean([len(s.token_ids) for s in samples]))
-        row[f"rollout/{view.name}/truncated"] = float(np.mean([s.finish_reason == "length" for s in samples]))
-        drafts = {id(s.draft): len(s.draft.token_ids) for s in samples if s.draft is not None}
-        if drafts:
-            row[f"rollout/{view.name}/draft_length"] = float(np.mean(list(drafts.values())))
-        row[f"rollout/{view.name}/answered"] = float(np.mean([g.cluster_ids[v, : g.num_samples[v]] >= 0 for g in groups]))
-    return row
+def collect_step(p: Parts, step: int, version: int | None) -> Collected:
+    """A step's rollouts and their answers, sampled under that policy version (None: whichever the engines come to hold)."""
+    return collect(p.runtime, p.grader, p.asks, p.schedule.draw(step), version, (p.seed, "train", step))
 
 
-class Clock:
-    """Seconds spent in named phases: `with clock("learn"): ...` adds to `seconds["time/learn_s"]`."""
+def _named(prefix: str, metrics: Any) -> dict[str, float]:
+    return {f"{prefix}/{key}": value for key, value in metrics.items()}
 
-    def __init__(self) -> None:
-        self.seconds = {f"time/{name}_s": 0.0 for name in ("step", "generate", "grade", "learn", "sync", "eval")}
 
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[f"time/{name}_s"] += time.perf_counter() - start
+def _too_little(p: Parts, step: int, got: Collected) -> RunError:
+    last = got.failed[-1]
+    why = f"problem {last.problem_id!r}, view {last.view!r}, attempt {last.attempt}: {last.reason}"
+    kept = f"Step {step - 1} is saved: mend the cause and go on with --resume" if step > 1 else "Nothing was learned yet"
+    return RunError(
+        f"step {step}: only {len(got.groups)} of {p.schedule.per_step} problems could be sampled in every view, less than "
+        f"rollout.min_complete_share = {p.min_complete_share:g}; the last failure: {why}. {kept}"
+    )

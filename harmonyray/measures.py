@@ -28,10 +28,11 @@ Interval = tuple[float, float]
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What the problems of one part scored: `values` float[P] in [0, 1] by measure (`solver/avg_at_k`, `majority_at_k`, ...)
-    and `categories` [P], empty where a problem has none."""
+    and `categories` [P], empty where a problem has none. `num_failed` further ones could not be sampled."""
 
     values: Mapping[str, FloatArray]
     categories: tuple[str, ...]
+    num_failed: int = 0
 
     @property
     def num_problems(self) -> int:
@@ -144,6 +145,8 @@ def means(scores: Scores) -> dict[str, float]:
     `num_problems`, `num_problems/{category}`."""
     out = {name: float(np.mean(values)) for name, values in scores.values.items()}
     out["num_problems"] = float(scores.num_problems)
+    if scores.num_failed:
+        out["num_failed"] = float(scores.num_failed)
     for category, members in categories(scores):
         out |= {f"{n}/{category}": float(np.mean(v[members])) for n, v in scores.values.items() if _by_category(n)}
         out[f"num_problems/{category}"] = float(len(members))

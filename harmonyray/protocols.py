@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from harmonyray.types import (
     AnswerGroup,
     Batch,
+    Collected,
     Consensus,
+    FailedAttempt,
     Failure,
     FloatArray,
+    GroupRows,
     Judgement,
     ParsedResponse,
     Problem,
@@ -22,6 +26,8 @@ from harmonyray.types import (
     Sampling,
     UpdateReport,
 )
+
+Seeds = tuple[int | str, ...]
 
 UNTRAINED = 0
 """The policy version of a model as it was loaded; one that is not trained keeps it."""
@@ -126,34 +132,61 @@ class Engine(Protocol):
     finish, each with its request's index, and a Failure in the place of a group that could not be made.
 
     `requests` of `stream` may grow while it is served: the caller may append between two groups. A request fails `timeout_s`
-    seconds after the engine began with it. Both raise StaleWeightsError if `policy_version` is not the one held.
+    seconds after the engine began with it. Both raise StaleWeightsError if `policy_version` is not the one held (None: any).
     """
 
     policy_version: int
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]: ...
 
-    def sample(self, requests: Sequence[SampleRequest], policy_version: int) -> list[tuple[Rollout, ...]]: ...
+    def sample(self, requests: Sequence[SampleRequest], policy_version: int | None) -> list[tuple[Rollout, ...]]: ...
 
     def stream(
-        self, requests: list[SampleRequest], policy_version: int, timeout_s: float | None = None
+        self, requests: list[SampleRequest], policy_version: int | None, timeout_s: float | None = None
     ) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]: ...
 
 
-class Sampler(Protocol):
-    """All engines of all views behind one call. `sampling` has an entry for every view that is asked."""
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How a view is asked: for how many samples of a problem, sampled how. `trained`: whether the trained model answers."""
 
-    def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]: ...
+    view: View
+    num_samples: int
+    sampling: Sampling
+    trained: bool = True
+
+    @property
+    def draft_sampling(self) -> Sampling:
+        """How the first call of a view that asks twice is sampled; `sampling` itself for any other."""
+        return self.view.draft_sampling(self.sampling) if isinstance(self.view, StagedView) else self.sampling
+
+    @property
+    def num_first(self) -> int:
+        """How many rollouts the first call draws: the samples, or the drafts that lead to them (the last may lead to fewer)."""
+        return -(-self.num_samples // self.view.samples_per_draft) if isinstance(self.view, StagedView) else self.num_samples
+
+
+class Sampler(Protocol):
+    """All engines of all views behind one call.
+
+    `sample` asks for every problem in every view of `asks` [V] at once, and yields a problem as soon as all of its views have
+    answered; a FailedAttempt where one could not. Sample n of a view draws from the seed (*seed_parts, problem, view, n).
+    """
+
+    def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]: ...
 
     def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
-    ) -> dict[str, list[tuple[Rollout, ...]]]: ...
+        self, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int | None, seed_parts: Seeds
+    ) -> Iterator[ProblemRollouts | FailedAttempt]: ...
 
 
 class Grader(Protocol):
-    """Responses to clustered answers, and answers against references, by the one notion of equality."""
+    """Responses to clustered answers, and answers against references, by the one notion of equality.
 
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]: ...
+    `group` takes problems as they come and returns their groups in that order; it may grade some while it waits for others.
+    """
+
+    def group(self, rollouts: Iterable[ProblemRollouts]) -> list[AnswerGroup]: ...
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]: ...
 
@@ -170,15 +203,34 @@ class Learner(Protocol):
     def load(self, directory: Path) -> None: ...
 
 
+class Runtime(Sampler, Protocol):
+    """Engines and learner behind one object, and the broadcast between them."""
+
+    @property
+    def policy_version(self) -> int:
+        """The learner's."""
+        ...
+
+    @property
+    def engine_version(self) -> int:
+        """The policy version that the trained engines hold; behind the learner's between an update and a `sync`."""
+        ...
+
+    def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport: ...
+
+    def sync(self) -> dict[str, float]:
+        """Brings every engine to the learner's policy version; returns metrics."""
+        ...
+
+    def take_restarts(self) -> int:
+        """Actors restarted since the last call."""
+        ...
+
+
 class Tracker(Protocol):
     """Records a step: its metrics, what was sampled, how it was judged, and what other selectors would have chosen (a
     `harmonyray.ledger.StepLedger`)."""
 
     def log_step(
-        self,
-        step: int,
-        row: Mapping[str, float],
-        rollouts: Sequence[ProblemRollouts],
-        judgements: Sequence[Judgement],
-        ledger: Any = None,
+        self, step: int, row: Mapping[str, float], collected: Collected, judgements: Sequence[Judgement], ledger: Any = None
     ) -> None: ...

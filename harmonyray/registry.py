@@ -64,7 +64,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "kl": "harmonyray.algos.answer_rewards:Kl",
     },
     "advantages": {"grpo": "harmonyray.algos.advantages:Grpo"},
-    "losses": {"ppo_clip": "harmonyray.algos.losses:PpoClip"},
+    "losses": {"ppo_clip": "harmonyray.algos.losses:PpoClip", "truncated_is": "harmonyray.algos.losses:TruncatedIs"},
     "graders": {"answers": "harmonyray.answers.grader:AnswerGrader"},
     "engines": {"hf": "harmonyray.engines.hf:HfEngine", "vllm": "harmonyray.engines.vllm:VllmEngine"},
     "learners": {"torch": "harmonyray.learners.torch:TorchLearner"},

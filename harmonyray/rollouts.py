@@ -1,86 +1,166 @@
-"""Problems to sample requests and back: every view of a problem is asked in one call and returns as one group.
+"""One problem in one view: what an engine is asked for, what comes back, and when a problem is whole.
 
-A view that asks twice has its drafts sampled along with the other views' responses, and its own responses in a second call.
+A view that asks twice has its drafts sampled first, and its responses as soon as a problem's drafts are there. Nothing here
+knows where an engine is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from harmonyray.protocols import Sampler, StagedView, View
+import numpy as np
+
+from harmonyray.protocols import Ask, Engine, Seeds, StagedView
 from harmonyray.seeding import derive_seed
-from harmonyray.types import Problem, ProblemRollouts, Rollout, SampleRequest, Sampling
+from harmonyray.types import (
+    FailedAttempt,
+    Failure,
+    GroupFigures,
+    Here,
+    Problem,
+    ProblemRollouts,
+    Rollout,
+    RolloutGroup,
+    SampleRequest,
+)
 
-Seeds = tuple[int | str, ...]
+Place = tuple[int, int]
+"""A view's and a problem's index: what is asked for and counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """How a view is asked: for how many samples of a problem, sampled how. `trained`: whether the trained model answers."""
+class Want:
+    """One problem in one view. Sample n draws from the seed (*seed_parts, problem, view, n), draft d from
+    (*seed_parts, problem, view, "draft", d)."""
 
-    view: View
-    num_samples: int
-    sampling: Sampling
-    trained: bool = True
+    ask: Ask
+    problem: Problem
+    seed_parts: Seeds
 
-    @property
-    def draft_sampling(self) -> Sampling:
-        """How the first call of a view that asks twice is sampled; `sampling` itself for any other."""
-        return self.view.draft_sampling(self.sampling) if isinstance(self.view, StagedView) else self.sampling
+    def seeds(self, count: int, *kind: str) -> tuple[int, ...]:
+        parts = (*self.seed_parts, self.problem.id, self.ask.view.name, *kind)
+        return tuple(derive_seed(*parts, n) for n in range(count))
 
-    @property
-    def num_first(self) -> int:
-        """How many rollouts the first call draws: the samples, or the drafts that lead to them (the last may lead to fewer)."""
-        return -(-self.num_samples // self.view.samples_per_draft) if isinstance(self.view, StagedView) else self.num_samples
+    def request(self) -> SampleRequest:
+        """The first that an engine is asked: for the samples, or for the drafts that lead to them."""
+        kind = ("draft",) if isinstance(self.ask.view, StagedView) else ()
+        prompt = self.ask.view.render(self.problem)
+        return SampleRequest(prompt, self.seeds(self.ask.num_first, *kind), self.ask.draft_sampling)
 
-
-def sample_problems(
-    sampler: Sampler, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int, seed_parts: Seeds
-) -> list[ProblemRollouts]:
-    """The rollouts of the problems in all views `asks` [V], in order.
-
-    Sample n of view v draws from the seed (*seed_parts, problem, view, n), draft d from (..., view, "draft", d).
-    """
-    first = {
-        ask.view.name: [
-            SampleRequest(ask.view.render(p), _seeds(ask.num_first, *seed_parts, p.id, ask.view.name, *_kind(ask.view)))
-            for p in problems
-        ]
-        for ask in asks
-    }
-    sampled = sampler.sample(first, {ask.view.name: ask.draft_sampling for ask in asks}, policy_version)
-    staged = [(ask, ask.view) for ask in asks if isinstance(ask.view, StagedView)]
-    if staged:
-        second = {v.name: _follow_ups(v, ask.num_samples, problems, sampled[v.name], seed_parts) for ask, v in staged}
-        answers = sampler.sample(second, {view.name: ask.sampling for ask, view in staged}, policy_version)
-        for _, view in staged:
-            sampled[view.name] = _by_problem(sampled[view.name], answers[view.name])
-    return [ProblemRollouts(p, tuple(sampled[ask.view.name][i] for ask in asks)) for i, p in enumerate(problems)]
+    def follow_ups(self, drafts: Sequence[Rollout]) -> list[SampleRequest]:
+        """The requests that a problem's drafts lead to, one for each."""
+        view, seeds = self.ask.view, self.seeds(self.ask.num_samples)
+        assert isinstance(view, StagedView)
+        each = view.samples_per_draft
+        prompts = [view.follow_up(self.problem, draft.text) for draft in drafts]
+        return [SampleRequest(p, seeds[d * each : (d + 1) * each], self.ask.sampling) for d, p in enumerate(prompts)]
 
 
-def _seeds(count: int, *parts: int | str) -> tuple[int, ...]:
-    return tuple(derive_seed(*parts, n) for n in range(count))
+@dataclass(slots=True)
+class _Staged:
+    """The drafts of a want, and the responses to each, which come in any order."""
+
+    drafts: tuple[Rollout, ...]
+    answers: dict[int, tuple[Rollout, ...]] = field(default_factory=dict)
+
+    def responses(self) -> tuple[Rollout, ...] | None:
+        """All responses in the order of their drafts, each with its draft; None while some are missing."""
+        if len(self.answers) < len(self.drafts):
+            return None
+        return tuple(replace(r, draft=draft) for d, draft in enumerate(self.drafts) for r in self.answers[d])
 
 
-def _kind(view: View) -> tuple[str, ...]:
-    return ("draft",) if isinstance(view, StagedView) else ()
+def serve(
+    engine: Engine, wants: Sequence[Want], policy_version: int | None, timeout_s: float | None
+) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]:
+    """The rollouts [N] of each want as they finish, with the want's index; a Failure if any of its requests failed."""
+    requests = [want.request() for want in wants]
+    owners: list[tuple[int, int | None]] = [(w, None) for w in range(len(wants))]  # of each request: want, and which draft's
+    staged: dict[int, _Staged] = {}
+    failed: set[int] = set()
+    for r, group in engine.stream(requests, policy_version, timeout_s):
+        w, d = owners[r]
+        own: tuple[Rollout, ...] | Failure | None = None
+        if w in failed:
+            continue
+        if isinstance(group, Failure):
+            failed.add(w)
+            own = group
+        elif not isinstance(wants[w].ask.view, StagedView):
+            own = group
+        elif d is None:
+            staged[w] = _Staged(group)
+            more = wants[w].follow_ups(group)
+            owners += [(w, draft) for draft in range(len(more))]
+            requests += more  # the engine serves what joins while it streams
+        else:
+            staged[w].answers[d] = group
+            own = staged[w].responses()
+        if own is not None:
+            yield w, own
 
 
-def _follow_ups(
-    view: StagedView, num_samples: int, problems: Sequence[Problem], drafts: Sequence[tuple[Rollout, ...]], seed_parts: Seeds
-) -> list[SampleRequest]:
-    """One request a draft, in the order problems × drafts."""
-    out = []
-    for problem, group in zip(problems, drafts, strict=True):
-        seeds = _seeds(num_samples, *seed_parts, problem.id, view.name)
-        for d, draft in enumerate(group):
-            own = seeds[d * view.samples_per_draft : (d + 1) * view.samples_per_draft]
-            out.append(SampleRequest(view.follow_up(problem, draft.text), own))
-    return out
+def figures(rollouts: Sequence[Rollout]) -> GroupFigures:
+    """What is known of a group without its content."""
+    drafts = distinct_drafts(rollouts)
+    number = {id(draft): d for d, draft in enumerate(drafts)}
+    return GroupFigures(
+        lengths=np.array([len(r.token_ids) for r in rollouts], dtype=np.int64),
+        truncated=np.array([r.finish_reason == "length" for r in rollouts], dtype=bool),
+        mixed=np.array([r.changed_policy for r in rollouts], dtype=bool),
+        draft_of=np.array([-1 if r.draft is None else number[id(r.draft)] for r in rollouts], dtype=np.int64),
+        draft_lengths=np.array([len(draft.token_ids) for draft in drafts], dtype=np.int64),
+    )
 
 
-def _by_problem(drafts: Sequence[tuple[Rollout, ...]], answers: Sequence[tuple[Rollout, ...]]) -> list[tuple[Rollout, ...]]:
-    """Every problem's responses in the order of their drafts, each with its draft."""
-    groups = iter(answers)
-    return [tuple(replace(rollout, draft=draft) for draft in group for rollout in next(groups)) for group in drafts]
+def keep(rollouts: tuple[Rollout, ...]) -> RolloutGroup:
+    """A group whose content stays in this process."""
+    return RolloutGroup(figures(rollouts), Here(rollouts))
+
+
+def distinct_drafts(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The drafts of a group's rollouts, each once, in the order they first appear."""
+    return list({id(r.draft): r.draft for r in rollouts if r.draft is not None}.values())
+
+
+class Tally:
+    """What is still wanted of the problems of one call, and which of them are whole. Views `asks` [V], places (v, i)."""
+
+    def __init__(self, asks: Sequence[Ask], problems: Sequence[Problem], seed_parts: Seeds, max_attempts: int) -> None:
+        self.asks, self.problems, self.seed_parts, self.max_attempts = asks, problems, seed_parts, max_attempts
+        self._groups: list[dict[int, RolloutGroup]] = [{} for _ in problems]
+        self._attempts: dict[Place, int] = {}
+        self._left_out: set[int] = set()
+
+    def places(self) -> list[Place]:
+        """Everything that is wanted, view by view."""
+        return [(v, i) for v in range(len(self.asks)) for i in range(len(self.problems))]
+
+    def want(self, place: Place) -> Want:
+        """What to ask for; another attempt draws from other seeds, since the old ones might fail again."""
+        (v, i), attempt = place, self._attempts.get(place, 1)
+        again = ("attempt", attempt) if attempt > 1 else ()
+        return Want(self.asks[v], self.problems[i], (*self.seed_parts, *again))
+
+    def put(self, place: Place, group: RolloutGroup) -> ProblemRollouts | None:
+        """Takes a group; the problem if it is whole now, unless it is left out."""
+        v, i = place
+        self._groups[i][v] = group
+        if i in self._left_out or len(self._groups[i]) < len(self.asks):
+            return None
+        return ProblemRollouts(self.problems[i], tuple(self._groups[i][view] for view in range(len(self.asks))))
+
+    def fail(self, place: Place, reason: str) -> FailedAttempt:
+        """Takes a failure; unless it is the `last`, the place is to be asked for again."""
+        v, i = place
+        attempt = self._attempts.get(place, 1)
+        self._attempts[place] = attempt + 1
+        last = attempt >= self.max_attempts
+        if last:
+            self._left_out.add(i)
+        return FailedAttempt(self.problems[i].id, self.asks[v].view.name, attempt, reason, last)
+
+    def left_out(self, place: Place) -> bool:
+        """Whether the place's problem has failed for good, in this view or another."""
+        return place[1] in self._left_out

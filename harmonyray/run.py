@@ -25,7 +25,7 @@ from harmonyray.views.same import same_prompts
 
 Gold = Mapping[str, GoldAnswer]
 
-ARTIFACTS = ("metrics.jsonl", "summary.json", "summary.txt", "rollouts", "ledger")
+ARTIFACTS = ("metrics.jsonl", "failed.jsonl", "summary.json", "summary.txt", "rollouts", "ledger")
 
 
 def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: Reporter) -> dict[str, Any]:
@@ -93,7 +93,10 @@ def _train(
         if isinstance(method, Stateful) and "method" in start.state:
             method.load_state_dict(start.state["method"])
 
+        tracker = RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step])
+
         def save(step: int) -> None:
+            tracker.flush()  # what a checkpoint goes on from is recorded
             learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
             start.store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before, **learned})
 
@@ -106,14 +109,17 @@ def _train(
             method=method,
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,
-            tracker=RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step]),
+            tracker=tracker,
             save=save,
             seed=config.seed,
             steps=config.steps,
             eval_every=config.eval.every,
             checkpoint_every=config.checkpoint.every,
+            lag=config.rollout.lag,
+            syncs_in_flight=config.sync.in_flight == "pause",
+            min_complete_share=config.rollout.min_complete_share,
         )
-        with _graceful_interrupt(reporter) as stop_asked:
+        with tracker, _graceful_interrupt(reporter) as stop_asked:
             last = train(turned, start.first_step, stop_asked)
         if last == config.steps:
             replace_directory(start.run_dir / "model", runtime.save_model)

@@ -19,6 +19,7 @@ from harmonyray.errors import ConfigError
 from harmonyray.tracking import rewind
 
 MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "checkpoint", "tracking"}
+MAY_CHANGE_TOO = {"rollout.request_timeout_s", "rollout.max_attempts", "rollout.min_complete_share"}
 RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
 
 
@@ -152,9 +153,8 @@ def _new_directory(root: Path, name: str) -> Path:
 def _check_same_experiment(config: Config, run_dir: Path) -> None:
     saved = flat(load_config(str(run_dir / "config.yaml")).to_container())
     now = flat(config.to_container())
-    changed = [
-        k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k.split(".")[0] not in MAY_CHANGE_ON_RESUME
-    ]
+    different = [k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k)]
+    changed = [k for k in different if k.split(".")[0] not in MAY_CHANGE_ON_RESUME and k not in MAY_CHANGE_TOO]
     if changed:
         shown = "; ".join(f"{k}: {saved.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
         raise ConfigError(

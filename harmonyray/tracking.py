@@ -6,63 +6,114 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from harmonyray.errors import TrackingError
 from harmonyray.ledger import FOLDER, StepLedger, write_ledger
-from harmonyray.types import Judgement, ProblemRollouts
+from harmonyray.types import Collected, Judgement, ProblemRollouts
 
+METRICS = "metrics.jsonl"
+FAILED = "failed.jsonl"  # the attempts at sampling that failed
+ROWS_AT_ONCE = 1024
 MLFLOW_PARAM_CHARS = 500
 MLFLOW_BATCH = 100  # parameters one request may hold
 MLFLOW_METRICS = 1000  # the most that one call may bring
 
 
 class RunTracker:
-    """Writes a step's record to the run directory at once and to MLflow in the background."""
+    """Writes a step's record to the run directory and to MLflow, both in the background while the run goes on. A context
+    manager: on leaving, everything is written."""
 
     def __init__(self, run_dir: Path, views: Sequence[str], mlflow: MlflowRun, listeners: Iterable[Any] = ()) -> None:
         self.run_dir, self.views, self.mlflow, self.listeners = run_dir, list(views), mlflow, list(listeners)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._writing: Future[None] | None = None
         for folder in ("rollouts", FOLDER):
             (run_dir / folder).mkdir(exist_ok=True)
+
+    def __enter__(self) -> RunTracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.flush()
+        except Exception as e:
+            if error is None:
+                raise
+            error.add_note(f"and the last step could not be recorded: {_brief(e)}")
+        finally:
+            self._pool.shutdown()
 
     def log_step(
         self,
         step: int,
         row: Mapping[str, float],
-        rollouts: Sequence[ProblemRollouts],
+        collected: Collected,
         judgements: Sequence[Judgement],
         ledger: StepLedger | None = None,
     ) -> None:
-        """Rollouts and ledger first and the metrics line last: a line in `metrics.jsonl` means that the step is whole."""
-        name = f"step-{step:06d}.parquet"
-        write_rollouts(self.run_dir / "rollouts" / name, step, self.views, rollouts, judgements)
-        if ledger is not None:
-            write_ledger(self.run_dir / FOLDER / name, self.views, ledger)
-        with (self.run_dir / "metrics.jsonl").open("a") as f:
-            f.write(json.dumps(row) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
-        self.mlflow.log_metrics(row, step)
+        """Waits for the step before, if it is still being written, and raises what writing it raised."""
+        self.flush()
+        self._writing = self._pool.submit(self._write, step, dict(row), collected, judgements, ledger)
         for listener in self.listeners:
             listener(row)
+
+    def flush(self) -> None:
+        """Waits until the last step is recorded. Raises OSError where it cannot be, RolloutsLostError if rollouts are gone."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(
+        self,
+        step: int,
+        row: Mapping[str, float],
+        collected: Collected,
+        judgements: Sequence[Judgement],
+        ledger: StepLedger | None,
+    ) -> None:
+        """Rollouts and ledger first and the metrics line last: a line in `metrics.jsonl` means that the step is whole."""
+        name = f"step-{step:06d}.parquet"
+        write_rollouts(self.run_dir / "rollouts" / name, step, self.views, collected.rollouts, judgements)
+        if ledger is not None:
+            write_ledger(self.run_dir / FOLDER / name, self.views, ledger)
+        if collected.failed:
+            lines = (json.dumps({"step": step, **asdict(attempt)}) + "\n" for attempt in collected.failed)
+            _append(self.run_dir / FAILED, "".join(lines))
+        _append(self.run_dir / METRICS, json.dumps(row) + "\n")
+        self.mlflow.log_metrics(row, step)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The rows of a run's `metrics.jsonl`; a last line that a crash cut short is left out."""
-    path = run_dir / "metrics.jsonl"
+    return _read_lines(run_dir / METRICS)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def rewind(run_dir: Path, step: int) -> None:
     """Forgets what was recorded after `step`, so that a resumed run records every step once."""
-    rows = [row for row in read_metrics(run_dir) if row["step"] <= step]
-    temporary = run_dir / ".metrics.jsonl"
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temporary.replace(run_dir / "metrics.jsonl")
+    for name in (METRICS, FAILED):
+        path, temporary = run_dir / name, run_dir / f".{name}"
+        rows = [row for row in _read_lines(path) if row["step"] <= step]
+        if rows or path.exists():
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            temporary.replace(path)
     for folder in ("rollouts", FOLDER):
         for path in (run_dir / folder).glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > step:
@@ -72,41 +123,58 @@ def rewind(run_dir: Path, step: int) -> None:
 def write_rollouts(
     path: Path, step: int, views: Sequence[str], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
 ) -> None:
-    """One row per sample: what was asked, answered, extracted, its cluster, the label and the reward."""
+    """One row per sample: what was asked, answered, extracted, its cluster, the label and the reward. A few problems' texts are
+    held at a time. Raises RolloutsLostError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = []
-    for problem, judged in zip(rollouts, judgements, strict=True):
-        group = judged.group
-        for v, samples in enumerate(problem.rollouts):
-            label = judged.consensus.label[v]
-            for n, rollout in enumerate(samples):
-                read = group.parsed[v][n]
-                rows.append(
-                    {
-                        "step": step,
-                        "problem_id": problem.problem.id,
-                        "view": views[v],
-                        "sample": n,
-                        "question": problem.problem.text,
-                        "response": rollout.text,
-                        "answer": read.answer,
-                        "cluster": int(group.cluster_ids[v, n]),
-                        "label": None if label is None else group.representatives[label],
-                        "reward": float(judged.rewards[v, n]),
-                        "missing": read.missing,
-                        "draft": None if rollout.draft is None else rollout.draft.text,
-                        "rewritten": read.rewritten,
-                        "strategy": read.strategy,
-                        "num_tokens": len(rollout.token_ids),
-                        "finish_reason": rollout.finish_reason,
-                        "policy_version": rollout.policy_version,
-                    }
-                )
     temporary = path.with_name(f".{path.name}")
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
+    schema = _rollouts_schema()
+    with pq.ParquetWriter(temporary, schema) as writer:
+        rows: list[dict[str, Any]] = []
+        for problem, judged in zip(rollouts, judgements, strict=True):
+            rows += _rollout_rows(step, views, problem, judged)
+            if len(rows) >= ROWS_AT_ONCE or problem is rollouts[-1]:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
     temporary.replace(path)
+
+
+def _rollout_rows(step: int, views: Sequence[str], problem: ProblemRollouts, judged: Judgement) -> Iterator[dict[str, Any]]:
+    group, rewordings = judged.group, judged.group.rewordings.get()
+    for v, samples in enumerate(problem.fetch()):
+        label = judged.consensus.label[v]
+        for n, rollout in enumerate(samples):
+            read = group.read[v][n]
+            yield {
+                "step": step,
+                "problem_id": problem.problem.id,
+                "view": views[v],
+                "sample": n,
+                "question": problem.problem.text,
+                "response": rollout.text,
+                "answer": read.answer,
+                "cluster": int(group.cluster_ids[v, n]),
+                "label": None if label is None else group.representatives[label],
+                "reward": float(judged.rewards[v, n]),
+                "missing": read.missing,
+                "draft": None if rollout.draft is None else rollout.draft.text,
+                "rewritten": rewordings[v][n],
+                "strategy": read.strategy,
+                "num_tokens": len(rollout.token_ids),
+                "finish_reason": rollout.finish_reason,
+                "policy_version": rollout.policy_version,
+            }
+
+
+def _rollouts_schema() -> Any:
+    import pyarrow as pa
+
+    integers = ("step", "sample", "cluster", "num_tokens", "policy_version")
+    types = {**dict.fromkeys(integers, pa.int64()), "reward": pa.float64(), "missing": pa.float64()}
+    names = ("step", "problem_id", "view", "sample", "question", "response", "answer", "cluster", "label", "reward", "missing")
+    more = ("draft", "rewritten", "strategy", "num_tokens", "finish_reason", "policy_version")
+    return pa.schema([(name, types.get(name, pa.string())) for name in (*names, *more)])
 
 
 class MlflowRun:

@@ -5,9 +5,9 @@ Letters for shapes: V views, N samples per view, C clusters, P problems per step
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Rewordings = tuple[tuple[str | None, ...], ...]
+
+T = TypeVar("T", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class Rollout:
 
     `prompt_ids` int[T_prompt] and `token_ids` int[T] are tokens (`token_ids` includes the stop token when one was
     sampled), `logprobs` float32[T] the log-probability (nats) of each sampled token under the engine's policy at the
-    sampling temperature. `finish_reason` is "stop" or "length". `draft` is the rollout whose text `prompt` was made from, in a
+    sampling temperature. `finish_reason` is "stop" or "length". `policy_version` is the one that the first token was drawn
+    under; `changed_policy` says that a later one drew the last. `draft` is the rollout whose text `prompt` was made from, in a
     view that asks twice (see `protocols.StagedView`); several rollouts may share one.
     """
 
@@ -101,6 +105,7 @@ class Rollout:
     finish_reason: str
     policy_version: int
     draft: Rollout | None = None
+    changed_policy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +122,80 @@ class ParsedResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What is kept of a ParsedResponse when its texts are put away. `reworded`: whether there was a rewording; `numbers_kept`:
+    the share of the question's distinct numbers that it states too, None without a rewording or without numbers."""
+
+    answer: str | None
+    missing: float = 0.0
+    copied: float = 0.0
+    strategy: str | None = None
+    reworded: bool = False
+    numbers_kept: float | None = None
+
+
+class Kept(Protocol[T]):
+    """A value that may be in another process's memory, or on another machine: `get` brings it here.
+
+    Raises RolloutsLostError if it is gone with its node.
+    """
+
+    def get(self) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Here(Generic[T]):
+    """A `Kept` that is in this process."""
+
+    value: T
+
+    def get(self) -> T:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFigures:
+    """What is known of a group's N rollouts without their content: `lengths` int[N] in tokens, `truncated` bool[N] (ended by
+    the limit), `mixed` bool[N] (begun under one policy version and ended under another), `draft_of` int[N] which of the D
+    drafts each came from (-1: none), `draft_lengths` int[D]. Drafts are numbered by the sample that they first appear at."""
+
+    lengths: IntArray
+    truncated: BoolArray
+    mixed: BoolArray
+    draft_of: IntArray
+    draft_lengths: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """The samples of one problem in one view: their figures here, the rollouts [N] wherever they are kept."""
+
+    figures: GroupFigures
+    kept: Kept[tuple[Rollout, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class ProblemRollouts:
-    """Everything sampled for one problem: `rollouts[v][n]`, views in the run's order. It is never split."""
+    """Everything sampled for one problem: `groups` [V], views in the run's order. It is never split."""
 
     problem: Problem
-    rollouts: tuple[tuple[Rollout, ...], ...]
+    groups: tuple[RolloutGroup, ...]
+
+    def fetch(self) -> tuple[tuple[Rollout, ...], ...]:
+        """The rollouts themselves, [V][N]. Raises RolloutsLostError."""
+        return tuple(group.kept.get() for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A problem that could not be sampled in `view`: the `attempt` (from 1), why it failed, and whether it was the `last`; the
+    problem is left out then."""
+
+    problem_id: str
+    view: str
+    attempt: int
+    reason: str
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +204,16 @@ class AnswerGroup:
 
     `cluster_ids` int[V, N]: cluster of each sample, -1 where it has no answer or past `num_samples[v]`.
     `num_samples` int[V]. `representatives` [C]: the text of each cluster's first member; clusters are numbered by the
-    sample at which they first appear. `parsed[v][n]` is what the view read. `num_timeouts`: comparisons given up.
+    sample at which they first appear. `read[v][n]` is what the view read; `rewordings`, [V][N] too, are the rewordings' texts,
+    None where there is none. `num_timeouts`: comparisons given up.
     """
 
     problem_id: str
     cluster_ids: IntArray
     num_samples: IntArray
     representatives: tuple[str, ...]
-    parsed: tuple[tuple[ParsedResponse, ...], ...] = ()
+    read: tuple[tuple[Reading, ...], ...] = ()
+    rewordings: Kept[Rewordings] = Here(())
     num_timeouts: int = 0
 
     def counts(self) -> IntArray:
@@ -146,6 +222,18 @@ class AnswerGroup:
         for v, row in enumerate(self.cluster_ids):
             out[:, v] = np.bincount(row[row >= 0], minlength=len(self.representatives))
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """`rollouts` [P] and `groups` [P] of the problems that are whole, in the order they were asked in; every `failed` attempt;
+    and the seconds until the last response, and from there to the last grade."""
+
+    rollouts: Sequence[ProblemRollouts]
+    groups: Sequence[AnswerGroup]
+    failed: Sequence[FailedAttempt]
+    generate_s: float
+    grade_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +262,18 @@ class Judgement:
     rewards: FloatArray
     trained: BoolArray
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRows:
+    """The rows that one group's rollouts, or their distinct drafts (`of_drafts`), are in an update: `advantages` float[N] (or
+    [D]), the `part` of the loss they belong to, and the temperature they were sampled at. The content stays where it is kept."""
+
+    kept: Kept[tuple[Rollout, ...]]
+    of_drafts: bool
+    advantages: FloatArray
+    part: int
+    temperature: float
 
 
 @dataclass(frozen=True, slots=True)

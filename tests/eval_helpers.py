@@ -3,14 +3,27 @@ and small real evaluations of the quickstart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harmonyray.protocols import Ask, Seeds, View
+from harmonyray.rollouts import Want, keep
 from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
-from harmonyray.types import AnswerGroup, ParsedResponse, Problem, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling
+from harmonyray.types import (
+    AnswerGroup,
+    FailedAttempt,
+    ParsedResponse,
+    Problem,
+    ProblemRollouts,
+    Prompt,
+    Reading,
+    Rollout,
+    SampleRequest,
+    Sampling,
+)
 
 CHUNK = 256  # more than these evaluations have problems
 LOCAL = ["runtime.type=in_process"]
@@ -48,18 +61,20 @@ class Script:
         self.lines, self.asked = lines, list[tuple[SampleRequest, Sampling, int]]()
         self.calls = list[dict[str, int]]()
 
-    def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
+    def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
         raise AssertionError("an evaluation counts no tokens")
 
     def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
-    ) -> dict[str, list[tuple[Rollout, ...]]]:
-        out: dict[str, list[tuple[Rollout, ...]]] = {}
-        self.calls.append({view: len(asked) for view, asked in requests.items()})
-        for view, asked in requests.items():
-            self.asked += [(r, sampling[view], policy_version) for r in asked]
-            out[view] = [self._one(view, r, sampling[view], policy_version) for r in asked]
-        return out
+        self, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int | None, seed_parts: Seeds
+    ) -> Iterator[ProblemRollouts | FailedAttempt]:
+        """The last problem first: the order in which problems come back must not matter."""
+        assert policy_version is not None
+        self.calls.append({ask.view.name: len(problems) for ask in asks})
+        requests = {(ask.view.name, p.id): Want(ask, p, seed_parts).request() for ask in asks for p in problems}
+        self.asked += [(r, r.sampling, policy_version) for r in requests.values()]
+        for p in reversed(problems):
+            own = [(ask.view.name, requests[ask.view.name, p.id]) for ask in asks]
+            yield ProblemRollouts(p, tuple(keep(self._one(view, r, r.sampling, policy_version)) for view, r in own))
 
     def texts(self, view: str, r: SampleRequest, sampling: Sampling) -> list[str]:
         sampled, greedy = self.lines[r.prompt.problem_id, view]
@@ -78,11 +93,14 @@ class ByText:
     def __init__(self, views: Sequence[Echo]) -> None:
         self.views, self.compared = views, list[tuple[str, str]]()
 
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
+    def group(self, rollouts: Iterable[ProblemRollouts]) -> list[AnswerGroup]:
         return [self._one(item) for item in rollouts]
 
     def _one(self, item: ProblemRollouts) -> AnswerGroup:
-        read = tuple(tuple(v.parse(item.problem, s.text) for s in row) for v, row in zip(self.views, item.rollouts, strict=True))
+        read = tuple(
+            tuple(Reading(v.parse(item.problem, s.text).answer) for s in row)
+            for v, row in zip(self.views, item.fetch(), strict=True)
+        )
         answers = list(dict.fromkeys(r.answer for row in read for r in row if r.answer is not None))
         ids = np.array([[-1 if r.answer is None else answers.index(r.answer) for r in row] for row in read])
         return AnswerGroup(item.problem.id, ids, np.array([len(row) for row in read]), tuple(answers), read)

@@ -9,8 +9,9 @@ import pytest
 from eval_helpers import CHUNK, ByText, Echo, Script
 
 from harmonyray.answers.grader import AnswerGrader
+from harmonyray.collect import collect
 from harmonyray.evaluate import EvalSettings, Evaluator
-from harmonyray.rollouts import Ask, sample_problems
+from harmonyray.protocols import Ask
 from harmonyray.types import (
     Consensus,
     GoldAnswer,
@@ -157,17 +158,19 @@ def test_training_and_evaluation_never_draw_alike() -> None:
     held = {seed for r, _, _ in script.asked for seed in r.seeds}
     training = Script(LINES)
     for step in range(1, 4):
-        sample_problems(training, asks(6, 6), PROBLEMS[:2], 0, (0, "train", step))
+        list(training.sample(asks(6, 6), PROBLEMS[:2], 0, (0, "train", step)))
     drawn = [seed for r, _, _ in training.asked for seed in r.seeds]
     assert len(set(drawn)) == len(drawn) == 72
     assert not held & set(drawn)
 
 
 def test_rollouts_come_back_by_problem_and_view() -> None:
-    got = sample_problems(Script(LINES), asks(6, 6), PROBLEMS[:2], 5, (0, "x"))
-    assert [item.problem.id for item in got] == ["a", "b"]
-    for item in got:
-        for view, row in zip(("solver", "reframer"), item.rollouts, strict=True):
+    views = [Echo("solver"), Echo("reframer")]
+    got = collect(Script(LINES), ByText(views), asks(6, 6), PROBLEMS[:2], 5, (0, "x"))
+    assert [item.problem.id for item in got.rollouts] == [group.problem_id for group in got.groups] == ["a", "b"]
+    assert got.failed == []
+    for item in got.rollouts:
+        for view, row in zip(("solver", "reframer"), item.fetch(), strict=True):
             assert " ".join(s.text for s in row) == LINES[item.problem.id, view][0]
             assert {(s.prompt.view, s.policy_version) for s in row} == {(view, 5)}
 
@@ -184,14 +187,9 @@ def test_without_gold_there_is_nothing_to_say() -> None:
 
 def judgement(problem: str, solver: str, reframer: str, label: str | None) -> Judgement:
     views = [Echo("solver"), Echo("reframer")]
-    item = sample_problems(
-        Script({(problem, "solver"): (solver, ""), (problem, "reframer"): (reframer, "")}),
-        asks(len(solver.split()), len(reframer.split())),
-        [Problem(problem, "?")],
-        0,
-        (0,),
-    )
-    group = ByText(views).group(item)[0]
+    script = Script({(problem, "solver"): (solver, ""), (problem, "reframer"): (reframer, "")})
+    wanted = asks(len(solver.split()), len(reframer.split()))
+    (group,) = collect(script, ByText(views), wanted, [Problem(problem, "?")], 0, (0,)).groups
     index = None if label is None else group.representatives.index(label)
     support = group.counts() / group.num_samples
     consensus = Consensus((index, index), support.mean(axis=1), support, 0.0)

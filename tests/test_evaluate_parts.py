@@ -156,7 +156,7 @@ def test_a_letter_is_read_and_graded(tmp_path: Path, problem: str, said: str, le
             {"eval": asked}, gold, [view], Says({problem: [said] * 2}), grader, EvalSettings(2, [HOT], 0, CHUNK)
         )
         scored = evaluator.score(0, record=kept.append)
-    assert kept[0].groups[0].parsed[0][0].answer == letter
+    assert kept[0].groups[0].read[0][0].answer == letter
     assert evaluator.metrics(scored)["eval/solver/avg_at_k"] == evaluator.metrics(scored)["eval/solver/greedy"] == float(right)
 
 

@@ -13,8 +13,20 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from harmonyray.errors import TrackingError
+from harmonyray.rollouts import keep
 from harmonyray.tracking import MlflowRun, RunTracker, read_metrics, rewind, write_rollouts
-from harmonyray.types import AnswerGroup, Consensus, Judgement, ParsedResponse, Problem, ProblemRollouts, Prompt, Rollout
+from harmonyray.types import (
+    AnswerGroup,
+    Collected,
+    Consensus,
+    Here,
+    Judgement,
+    Problem,
+    ProblemRollouts,
+    Prompt,
+    Reading,
+    Rollout,
+)
 
 
 def rollout(view: str, text: str, num_tokens: int, finish: str = "stop") -> Rollout:
@@ -22,23 +34,25 @@ def rollout(view: str, text: str, num_tokens: int, finish: str = "stop") -> Roll
     return Rollout(Prompt("p", view, text="Q"), np.array([1]), ids, np.zeros(num_tokens, np.float32), text, finish, 4)
 
 
-def step() -> tuple[list[ProblemRollouts], list[Judgement]]:
+def step() -> tuple[Collected, list[Judgement]]:
     """One problem; two samples in the first view, one in the second; clusters "4" and "5", the label is "4"."""
     problem = Problem("p", "2+2")
     rollouts = ((rollout("a", "it is 4", 3), rollout("a", "five", 9, "length")), (rollout("b", "hm", 1),))
-    parsed = (
-        (ParsedResponse("4"), ParsedResponse("5")),
-        (ParsedResponse(None, missing=2 / 3, copied=0.5, rewritten="two and two", strategy="count"),),
+    read = (
+        (Reading("4"), Reading("5")),
+        (Reading(None, missing=2 / 3, copied=0.5, reworded=True, strategy="count"),),
     )
     ids = np.array([[0, 1], [-1, -1]])
-    group = AnswerGroup("p", ids, np.array([2, 1]), ("4", "5"), parsed)
+    group = AnswerGroup("p", ids, np.array([2, 1]), ("4", "5"), read, Here(((None, None), ("two and two",))))
     consensus = Consensus((0, None), np.array([0.5, 0.0]), group.counts() / 2, 0.5)
     rewards = np.array([[1.0, 0.0], [0.0, np.nan]])
-    return [ProblemRollouts(problem, rollouts)], [Judgement(group, consensus, rewards, np.array([True, False]))]
+    whole = ProblemRollouts(problem, tuple(map(keep, rollouts)))
+    return Collected([whole], [group], [], 0.0, 0.0), [Judgement(group, consensus, rewards, np.array([True, False]))]
 
 
 def test_a_row_for_each_sample(tmp_path: Path) -> None:
-    write_rollouts(tmp_path / "step-000007.parquet", 7, ["a", "b"], *step())
+    collected, judgements = step()
+    write_rollouts(tmp_path / "step-000007.parquet", 7, ["a", "b"], collected.rollouts, judgements)
     got = pq.read_table(tmp_path / "step-000007.parquet").to_pylist()
     common = {"step": 7, "problem_id": "p", "question": "2+2", "policy_version": 4}
     assert got[0] == common | {
@@ -78,12 +92,14 @@ def test_a_metrics_line_means_that_the_step_is_whole(tmp_path: Path) -> None:
     tracker = RunTracker(tmp_path, ["a", "b"], mlflow, [heard.append])  # type: ignore[arg-type]
     tracker.log_step(1, {"step": 1, "x": 0.5}, *step())
     tracker.log_step(2, {"step": 2, "x": 0.25}, *step())
+    tracker.flush()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "x": 0.5}\n{"step": 2, "x": 0.25}\n'
     assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == ["step-000001.parquet", "step-000002.parquet"]
     assert mlflow.seen == [(1, 1), (2, 2)]
     assert [row["step"] for row in heard] == [1, 2]
+    tracker.log_step(3, {"step": 3}, step()[0], [])
     with pytest.raises(ValueError, match="zip"):
-        tracker.log_step(3, {"step": 3}, step()[0], [])
+        tracker.flush()
     assert len(read_metrics(tmp_path)) == 2  # the rollouts come first: no line without them
 
 

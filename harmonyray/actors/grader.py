@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import ray
+
+from harmonyray.actors.kept import Stored
 from harmonyray.actors.placement import Seat
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.workers import GraderWorker
 from harmonyray.types import AnswerGroup, ProblemRollouts
+
+
+@dataclass(slots=True)
+class _Call:
+    """Problems that an actor was asked about in one call, and what it returns: answers, and rewordings."""
+
+    handle: Any
+    items: list[ProblemRollouts]
+    answers: Any
+    rewordings: Any
 
 
 class RayGrader:
@@ -20,19 +34,43 @@ class RayGrader:
         self.handle = pool.start(*self._seat)
         self.started = self.handle.start.remote()
 
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
-        groups: list[AnswerGroup] = self._call("group", list(rollouts))
-        return groups
+    def group(self, rollouts: Iterable[ProblemRollouts]) -> list[AnswerGroup]:
+        """While the actor works on some problems, those that arrive are gathered for its next call."""
+        calls: list[_Call] = []
+        waiting: list[ProblemRollouts] = []
+        for item in rollouts:
+            waiting.append(item)
+            if not calls or ray.wait([calls[-1].answers], timeout=0)[0]:
+                calls.append(self._ask(waiting))
+                waiting = []
+        if waiting:
+            calls.append(self._ask(waiting))
+        return [group for call in calls for group in self._answers(call)]
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        equal: list[bool] = self._call("equal", list(pairs))
-        return equal
-
-    def _call(self, method: str, argument: Any) -> Any:
         while True:
             try:
-                self._pool.get(self.started)
-                return self._pool.get(getattr(self.handle, method).remote(argument))
+                equal: list[bool] = self._pool.get(self.handle.equal.remote(list(pairs)), name="the grader")
+                return equal
             except DEATHS:
-                self.handle = self._pool.replace("the grader", self.handle, *self._seat)
-                self.started = self.handle.start.remote()
+                self._replace()
+
+    def _ask(self, items: list[ProblemRollouts]) -> _Call:
+        return _Call(self.handle, items, *self.handle.group.options(num_returns=2).remote(items))
+
+    def _answers(self, call: _Call) -> list[AnswerGroup]:
+        while True:
+            try:
+                groups: list[AnswerGroup] = self._pool.get(call.answers, name="the grader")
+            except DEATHS:
+                if call.handle is self.handle:
+                    self._replace()
+                call = self._ask(call.items)
+            else:
+                return [replace(group, rewordings=Stored(call.rewordings, i)) for i, group in enumerate(groups)]
+
+    def _replace(self) -> None:
+        """A new actor in the dead one's seat, once it is built; calls that were made to the dead one have to be made again."""
+        self.handle = self._pool.replace("the grader", self.handle, *self._seat)
+        self.started = self.handle.start.remote()
+        self._pool.get(self.started, name="the grader")

@@ -14,6 +14,8 @@ from harmonyray.errors import RunError
 
 DEATHS = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)  # the actor, or what it returned, is gone
 
+MAX_DIRECT_BYTES = 1024
+
 
 class ActorPool:
     """The actors of one run. `restarts` counts the replacements of dead ones."""
@@ -23,25 +25,29 @@ class ActorPool:
         self.restarts = 0
         self._handles: list[Any] = []
 
-    def start(self, cls: type[Any], bundle: int, num_gpus: float, *args: Any) -> Any:
-        """An actor of `cls` in a reserved seat, one thread pool of the configured size. Does not wait for it."""
+    def start(self, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
+        """An actor of `cls` in a reserved seat, one thread pool of the configured size, which serves that many calls side by
+        side. Does not wait for it."""
         env = {
             "OMP_NUM_THREADS": str(self.config.threads_per_actor),
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            # What is larger than this stays in the object store; by default rollouts of up to 100 kB would go to the driver.
+            "RAY_max_direct_call_object_size": str(MAX_DIRECT_BYTES),
         }
         if num_gpus == 0:
             env["CUDA_VISIBLE_DEVICES"] = ""
         seat = PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=bundle)
         # The seat's CPUs are reserved by the bundle; the actor itself asks for none, so fractions never add up wrongly.
         options = {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": seat, "runtime_env": {"env_vars": env}}
+        options["max_concurrency"] = calls
         handle = ray.remote(cls).options(**options).remote(*args)
         self._handles.append(handle)
         return handle
 
-    def replace(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any) -> Any:
+    def replace(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
         """A new actor in a dead one's seat. Raises RunError once the run's restarts are used up, or if the seat is gone."""
         if self.restarts >= self.config.max_restarts:
             raise RunError(
@@ -56,7 +62,7 @@ class ActorPool:
                 f"{name} died with its node, and no other node had room within runtime.start_timeout_s = "
                 f"{self.config.start_timeout_s:g} s: add a node or lower `placement`, then continue with --resume"
             )
-        return self.start(cls, bundle, num_gpus, *args)
+        return self.start(cls, bundle, num_gpus, *args, calls=calls)
 
     def get(self, refs: Any, name: str = "an actor") -> Any:
         """What the calls to `name` return. Raises RunError when runtime.call_timeout_s passes; what an actor's method raised

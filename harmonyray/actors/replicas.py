@@ -19,6 +19,7 @@ class Replica:
     handle: Any
     started: Any
     dead: bool = False
+    version: int | None = None  # the policy version that it has acknowledged
 
     @property
     def trained(self) -> bool:

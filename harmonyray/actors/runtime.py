@@ -6,9 +6,10 @@ that it owed; nothing is trained on half a vote.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from harmonyray.actors.grader import RayGrader
 from harmonyray.actors.placement import Seat
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.replicas import Replica
+from harmonyray.actors.sampling import Sampling
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.sync import WeightSync
 from harmonyray.actors.workers import EngineWorker, LearnerWorker
-from harmonyray.config import RuntimeConfig, SyncConfig
+from harmonyray.config import Config
 from harmonyray.errors import RunError, WeightSyncError
-from harmonyray.protocols import UNTRAINED
-from harmonyray.types import Batch, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
+from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
+from harmonyray.rollouts import Tally
+from harmonyray.types import FailedAttempt, GroupRows, Problem, ProblemRollouts, UpdateReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +40,17 @@ class RunSpec:
     grader: PartSpec
 
 
-@dataclass(slots=True)
-class Job:
-    """What one replica owes a view: the items it was given, and their places in the view's list."""
-
-    view: str
-    replica: Replica
-    items: list[Any] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+CALLS = 4  # that an engine actor serves side by side: sampling, weights, and whether it lives
 
 
 class RayRuntime:
     """Sampler, learner and broadcast over Ray actors. Call `start` before anything else, and `close` in any case."""
 
-    def __init__(
-        self, seats: Sequence[Seat], group: PlacementGroup, spec: RunSpec, runtime: RuntimeConfig, sync: SyncConfig
-    ) -> None:
+    def __init__(self, seats: Sequence[Seat], group: PlacementGroup, spec: RunSpec, config: Config) -> None:
         """Asks for every actor without waiting, so that they come up side by side."""
-        self.pool = ActorPool(group, runtime)
-        self.engine_specs, self.runtime, self.sync_config = spec.engines, runtime, sync
+        self.pool = ActorPool(group, config.runtime)
+        self.engine_specs, self.rollout, self.sync_config = spec.engines, config.rollout, config.sync
+        self._changing = threading.RLock()  # held by whoever replaces engines or gives them weights
         self.replicas: list[Replica] = []
         self.learner: Any = None
         self.restarts_taken = 0
@@ -66,11 +61,13 @@ class RayRuntime:
             elif seat.group == "learner":
                 assert spec.learner is not None, "a seat for a learner that there is not"
                 self._learner_gpus = seat.num_gpus
-                self.learner = self.pool.start(LearnerWorker, bundle, seat.num_gpus, spec.learner, spec.loss, sync.timeout_s)
+                self.learner = self.pool.start(
+                    LearnerWorker, bundle, seat.num_gpus, spec.learner, spec.loss, config.sync.timeout_s
+                )
                 self._learner_started = self.learner.start.remote()
             else:
                 assert seat.engines is not None
-                handle = self.pool.start(EngineWorker, bundle, seat.num_gpus, spec.engines[seat.engines.name])
+                handle = self.pool.start(EngineWorker, bundle, seat.num_gpus, spec.engines[seat.engines.name], calls=CALLS)
                 self.replicas.append(Replica(seat.name, seat.engines, bundle, seat.num_gpus, handle, handle.start.remote()))
 
     def start(self) -> None:
@@ -86,45 +83,56 @@ class RayRuntime:
         if self.learner is not None:
             self.weight_sync = WeightSync(self.pool, self.learner, self._learner_gpus, self.sync_config)
 
-    def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
-        return self._ask_engines(prompts, lambda job: job.replica.handle.count_tokens.remote(job.items))
+    @property
+    def engine_version(self) -> int:
+        """The lowest of the trained engines'."""
+        return min((r.version or 0 for r in self.replicas if r.trained), default=UNTRAINED)
+
+    def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
+        """Each view's prompts are counted by the first replica of its group."""
+        out: dict[str, list[int]] = {}
+        refs = []
+        for replica in {r.group.name: r for r in reversed(self.replicas)}.values():
+            own = [view for view in views if view.name in replica.group.views]
+            if own:
+                refs.append((replica.name, replica.handle.count_tokens.remote(own, problems)))
+        for name, ref in refs:
+            try:
+                out |= self.pool.get(ref, name=name)
+            except DEATHS as e:
+                raise RunError(f"{name} died while it counted tokens: {_short(e)}; check memory with `harmonyray doctor`") from e
+        return out
 
     def sample(
-        self, requests: Mapping[str, Sequence[SampleRequest]], sampling: Mapping[str, Sampling], policy_version: int
-    ) -> dict[str, list[tuple[Rollout, ...]]]:
-        """All views at once, each view's requests dealt to its replicas in whole groups, results in the requests' order."""
+        self, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int | None, seed_parts: Seeds
+    ) -> Iterator[ProblemRollouts | FailedAttempt]:
+        """All views at once, each view's problems dealt to its replicas in whole groups."""
+        tally = Tally(asks, problems, seed_parts, self.rollout.max_attempts)
+        timeout_s = self.rollout.request_timeout_s
+        return Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one).run()
 
-        def ask(job: Job) -> Any:
-            version = policy_version if job.replica.trained else UNTRAINED
-            return job.replica.handle.sample.remote(job.items, sampling[job.view], version)
-
-        return self._ask_engines(requests, ask)
-
-    def update(self, batch: Batch, step: int) -> UpdateReport:
-        report: UpdateReport = self._learn("update", batch, step)
+    def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
+        report: UpdateReport = self._learn("update", plan, step)
         self.policy_version = report.policy_version
         return report
 
     def sync(self) -> dict[str, float]:
-        """Replaces dead engines and broadcasts the learner's weights until every engine has acknowledged them.
+        """Replaces dead engines, and broadcasts the learner's weights until every engine has acknowledged them; those that
+        already have are left in peace.
 
         Raises RunError when more than `max_restarts` restarts would be needed, WeightSyncError for a broadcast that fails
         with everybody alive.
         """
         start = time.perf_counter()
-        while True:
+        num_bytes = 0
+        with self._changing:
             self._find_dead()
-            self._revive()
-            if self.learner is None:
-                return {"seconds": time.perf_counter() - start}
-            try:
-                num_bytes = self.weight_sync.broadcast([r for r in self.replicas if r.trained], self.policy_version)
-                return {"seconds": time.perf_counter() - start, "bytes": float(num_bytes)}
-            except (*DEATHS, WeightSyncError) as e:
-                self.weight_sync.forget()
-                if not self._find_dead():
-                    self._learn("policy_version")
-                    raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {_short(e)}") from e
+            while True:
+                self._start_again([r for r in self.replicas if r.dead])
+                if self.learner is None or not self._stale():
+                    break
+                num_bytes = self._broadcast(self._stale())
+        return {"seconds": time.perf_counter() - start, "bytes": float(num_bytes)}
 
     def take_restarts(self) -> int:
         taken, self.restarts_taken = self.pool.restarts - self.restarts_taken, self.pool.restarts
@@ -140,53 +148,56 @@ class RayRuntime:
 
     def load(self, directory: Path) -> None:
         self.policy_version = self._learn("load", directory.resolve())
+        for replica in self.replicas:
+            replica.version = None
 
     def close(self) -> None:
         """Ends every actor and frees the seats."""
         self.pool.close()
 
-    def _ask_engines(self, asked: Mapping[str, Sequence[Any]], call: Callable[[Job], Any]) -> dict[str, list[Any]]:
-        """An answer per item of every view, from all replicas at once; a dead replica's share is asked of its successor."""
-        out: dict[str, list[Any]] = {view: [None] * len(items) for view, items in asked.items()}
-        jobs = [job for view, items in asked.items() for job in self._deal(view, items)]
-        while jobs:
-            refs = [call(job) for job in jobs]
-            lost = []
-            for job, ref in zip(jobs, refs, strict=True):
-                try:
-                    answers = self.pool.get(ref, name=job.replica.name)
-                except DEATHS:
-                    job.replica.dead = True
-                    lost.append(job)
-                    continue
-                for place, answer in zip(job.places, answers, strict=True):
-                    out[job.view][place] = answer
-            if lost:
-                self.sync()
-            jobs = lost
-        return out
+    def _stale(self) -> list[Replica]:
+        return [r for r in self.replicas if r.trained and not r.dead and r.version != self.policy_version]
 
-    def _deal(self, view: str, items: Sequence[Any]) -> list[Job]:
-        jobs = [Job(view, replica) for replica in self.replicas if view in replica.group.views]
-        for i, item in enumerate(items):
-            job = jobs[i * len(jobs) // len(items)]
-            job.items.append(item)
-            job.places.append(i)
-        return [job for job in jobs if job.items]
+    def _broadcast(self, replicas: Sequence[Replica]) -> int:
+        """The learner's weights to these engines; marks who died of it. Raises WeightSyncError if nobody did."""
+        try:
+            num_bytes = self.weight_sync.broadcast(replicas, self.policy_version)
+        except (*DEATHS, WeightSyncError) as e:
+            self.weight_sync.forget()
+            if not self._find_dead():
+                self._learn("policy_version")
+                raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {_short(e)}") from e
+            return 0
+        for replica in replicas:
+            replica.version = self.policy_version
+        return num_bytes
 
-    def _revive(self) -> None:
+    def _revive_one(self, replica: Replica, handle: Any) -> None:
+        """Replaces the replica whose actor `handle` is dead or hangs, and brings it to the learner's version; the others go on
+        with what they are doing."""
+        with self._changing:
+            if replica.handle is handle:  # else a broadcast has met and replaced it already
+                replica.dead = True
+            while replica.dead or (replica.trained and replica.version is None):
+                self._start_again([r for r in self.replicas if r.dead])
+                if self.learner is None or not replica.trained:
+                    return
+                self._broadcast([replica])
+
+    def _start_again(self, dead: Sequence[Replica]) -> None:
         """New actors in the seats of the dead, all at once, until every seat has one that is built."""
-        while dead := [r for r in self.replicas if r.dead]:
+        while dead:
             for r in dead:
                 spec = self.engine_specs[r.group.name]
-                r.handle = self.pool.replace(r.name, r.handle, EngineWorker, r.bundle, r.num_gpus, spec)
-                r.started = r.handle.start.remote()
+                r.handle = self.pool.replace(r.name, r.handle, EngineWorker, r.bundle, r.num_gpus, spec, calls=CALLS)
+                r.started, r.version = r.handle.start.remote(), None
             for r in dead:
                 try:
-                    self.pool.get(r.started)
+                    self.pool.get(r.started, name=r.name)
                     r.dead = False
                 except DEATHS:
                     continue
+            dead = [r for r in dead if r.dead]
 
     def _find_dead(self) -> bool:
         """Marks the replicas that do not answer; true if there are any. One that hangs in a broadcast may answer only after

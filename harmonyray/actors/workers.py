@@ -7,20 +7,37 @@ type. torch is imported by the methods that need it: neither the driver nor the 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harmonyray.actors.specs import GroupSpec, PartSpec
-from harmonyray.types import AnswerGroup, Batch, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling, UpdateReport
+from harmonyray.algos.batching import fill_batch
+from harmonyray.protocols import View
+from harmonyray.rollouts import Want, figures, serve
+from harmonyray.types import (
+    AnswerGroup,
+    Failure,
+    GroupFigures,
+    GroupRows,
+    Here,
+    Problem,
+    ProblemRollouts,
+    Rewordings,
+    Rollout,
+    UpdateReport,
+)
 
 if TYPE_CHECKING:
     from harmonyray.actors.broadcast import WeightGroup
     from harmonyray.engines.weights import TensorSpec
 
+NOT_HERE: Here[Rewordings] = Here(())
+
 
 class EngineWorker:
-    """One replica of a view group."""
+    """One replica of a view group. Its methods run side by side: it takes weights, and says that it lives, while it samples."""
 
     def __init__(self, spec: PartSpec) -> None:
         self.spec = spec
@@ -34,13 +51,22 @@ class EngineWorker:
     def pid(self) -> int:
         return os.getpid()
 
-    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        lengths: list[int] = self.engine.count_tokens(prompts)
-        return lengths
+    def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
+        """The lengths of the views' prompts in tokens, by view."""
+        return {view.name: self.engine.count_tokens([view.render(p) for p in problems]) for view in views}
 
-    def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int) -> list[tuple[Rollout, ...]]:
-        rollouts: list[tuple[Rollout, ...]] = self.engine.sample(requests, sampling, policy_version)
-        return rollouts
+    def sample(
+        self, wants: Sequence[Want], policy_version: int | None, timeout_s: float
+    ) -> Iterator[tuple[Rollout, ...] | tuple[int, GroupFigures | Failure]]:
+        """Two items for each want as it finishes: its rollouts, for the object store, and then its index and their figures.
+        After a failure the first is empty."""
+        for w, group in serve(self.engine, wants, policy_version, timeout_s):
+            if isinstance(group, Failure):
+                yield ()
+                yield w, group
+            else:
+                yield group
+                yield w, figures(group)
 
     def join(self, group: GroupSpec, rank: int) -> None:
         from harmonyray.actors.broadcast import WeightGroup
@@ -103,8 +129,9 @@ class LearnerWorker:
         num_bytes = self.group.send(weights, weight_specs, bucket_bytes)
         return num_bytes, (self.learner.policy_version, checksum(weights))
 
-    def update(self, batch: Batch, step: int) -> UpdateReport:
-        report: UpdateReport = self.learner.update(batch, step)
+    def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
+        """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""
+        report: UpdateReport = self.learner.update(fill_batch(plan), step)
         return report
 
     def save(self, directory: Path) -> None:
@@ -130,9 +157,10 @@ class GraderWorker:
         self.grader = self.spec.build()
         return os.getpid()
 
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
+    def group(self, rollouts: Sequence[ProblemRollouts]) -> tuple[list[AnswerGroup], list[Rewordings]]:
+        """The answers, and apart from them the rewordings' texts, which may stay in the object store."""
         groups: list[AnswerGroup] = self.grader.group(rollouts)
-        return groups
+        return [replace(group, rewordings=NOT_HERE) for group in groups], [group.rewordings.get() for group in groups]
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         equal: list[bool] = self.grader.equal(pairs)

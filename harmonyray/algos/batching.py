@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonyray.protocols import Advantage
-from harmonyray.rollouts import Ask
-from harmonyray.types import Batch, FloatArray, Judgement, ProblemRollouts, Rollout
+from harmonyray.protocols import Advantage, Ask
+from harmonyray.rollouts import distinct_drafts
+from harmonyray.types import Batch, FloatArray, GroupFigures, GroupRows, Judgement, ProblemRollouts, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,37 +23,43 @@ class _Row:
     temperature: float
 
 
-def make_batch(
+def plan_batch(
     rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement], advantage: Advantage, asks: Sequence[Ask]
-) -> Batch | None:
-    """The batch of the trained views of these problems, or None if there is no row to train on. `asks` [V].
+) -> list[GroupRows] | None:
+    """The rows of the trained views of these problems, or None if there is none to train on. `asks` [V].
 
-    Part v of the loss are the responses of view v, part V + v its drafts.
+    Part v of the loss are the responses of view v, part V + v its drafts. The rollouts stay where they are kept.
     """
-    rows: list[_Row] = []
+    plan: list[GroupRows] = []
     for problem, judged in zip(rollouts, judgements, strict=True):
         assert problem.problem.id == judged.group.problem_id, "labels must meet their own problem"
         used = judged.trained & np.array([ask.trained for ask in asks])
         rewards: FloatArray = np.where(used[:, None], judged.rewards, np.nan)
         values = advantage.advantages(rewards)
         for v in np.flatnonzero(used).tolist():
-            samples, at = problem.rollouts[v], asks[v].sampling.temperature
-            rows += [_Row(rollout, float(values[v, n]), v, at) for n, rollout in enumerate(samples)]
-            drafts, draft_rewards = _drafts(samples, rewards[v])
-            if drafts:
-                draft_values = advantage.advantages(draft_rewards[None])[0]
-                at = asks[v].draft_sampling.temperature
-                rows += [_Row(d, float(x), len(asks) + v, at) for d, x in zip(drafts, draft_values, strict=True)]
-    return _pad(rows) if rows else None
+            group, ask = problem.groups[v], asks[v]
+            num_samples = len(group.figures.lengths)
+            plan.append(GroupRows(group.kept, False, values[v, :num_samples], v, ask.sampling.temperature))
+            if len(group.figures.draft_lengths):
+                earned = advantage.advantages(_draft_rewards(group.figures, rewards[v, :num_samples])[None])[0]
+                plan.append(GroupRows(group.kept, True, earned, len(asks) + v, ask.draft_sampling.temperature))
+    return plan or None
 
 
-def _drafts(samples: Sequence[Rollout], rewards: FloatArray) -> tuple[list[Rollout], FloatArray]:
-    """The distinct drafts that led to the samples, and the mean reward of each one's: R drafts, float[R]."""
-    led_to: dict[int, tuple[Rollout, list[float]]] = {}
-    for rollout, reward in zip(samples, rewards.tolist(), strict=False):  # rewards are padded to the view with most samples
-        if rollout.draft is not None:
-            led_to.setdefault(id(rollout.draft), (rollout.draft, []))[1].append(reward)
-    return [draft for draft, _ in led_to.values()], np.array([np.mean(earned) for _, earned in led_to.values()])
+def fill_batch(plan: Sequence[GroupRows]) -> Batch:
+    """The batch of a plan: fetches the rollouts. Raises RolloutsLostError."""
+    rows: list[_Row] = []
+    for part in plan:
+        content = part.kept.get()
+        samples = distinct_drafts(content) if part.of_drafts else content
+        values = part.advantages.tolist()
+        rows += [_Row(rollout, x, part.part, part.temperature) for rollout, x in zip(samples, values, strict=True)]
+    return _pad(rows)
+
+
+def _draft_rewards(figures: GroupFigures, rewards: FloatArray) -> FloatArray:
+    """The mean reward of the responses that each draft led to, float[D]."""
+    return np.array([rewards[figures.draft_of == d].mean() for d in range(len(figures.draft_lengths))])
 
 
 def _pad(rows: Sequence[_Row]) -> Batch:

@@ -28,6 +28,24 @@ class PpoClip:
         return torch.maximum(plain, bounded), bounded > plain
 
 
+class TruncatedIs:
+    """REINFORCE with truncated importance weights (arXiv 1802.01561, section 4.1, without the values): −min(ρ, cap)·A·log π, no
+    gradient through the weight. For rollouts of an older policy: what is more likely now counts more, up to the cap."""
+
+    corrects_lag = True
+
+    class Options(PluginOptions):
+        cap: PositiveFloat = 2.0
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def per_token(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and whether the weight was truncated, each of the inputs' shape. Log-probs in nats."""
+        ratio = (logprobs.detach() - old_logprobs).exp()
+        return -ratio.clamp(max=self.options.cap) * advantages * logprobs, ratio > self.options.cap
+
+
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """The k3 estimate of KL(policy ‖ reference) per token, exp(d) − d − 1 with d = reference − policy bounded to ±10."""
     d = (reference_logprobs - logprobs).clamp(-KL_BOUND, KL_BOUND)

@@ -111,8 +111,8 @@ class SelfHarmony(MethodBase):
     def _penalties(self, group: AnswerGroup, consensus: Consensus, v: int) -> tuple[list[Term], dict[str, float]]:
         """The weighted penalties of a fused view's samples, and what of them is logged."""
         options = self.options
-        missing = np.array([p.missing for p in group.parsed[v]])
-        copied = np.array([p.copied for p in group.parsed[v]])
+        missing = np.array([p.missing for p in group.read[v]])
+        copied = np.array([p.copied for p in group.read[v]])
         agreement = diversity_penalty(consensus.support[:, 0], consensus.support[:, v])
         terms: list[Term] = [
             (options.format_penalty, missing),

@@ -5,7 +5,7 @@ A plain class: it may live in the driver or inside an actor, on any thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -16,7 +16,8 @@ from harmonyray.answers.equivalence import DEFAULT_LIMIT_S, DEFAULT_MAX_CHARS, D
 from harmonyray.errors import ConfigError
 from harmonyray.protocols import StagedView, View
 from harmonyray.registry import PluginOptions
-from harmonyray.types import AnswerGroup, ParsedResponse, Problem, ProblemRollouts, Rollout
+from harmonyray.types import AnswerGroup, Here, ParsedResponse, Problem, ProblemRollouts, Reading, Rollout
+from harmonyray.views.numbers import kept_share
 
 
 class AnswerGrader:
@@ -49,7 +50,7 @@ class AnswerGrader:
         """Counts of the comparisons so far."""
         return self._equivalence.statistics
 
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
+    def group(self, rollouts: Iterable[ProblemRollouts]) -> list[AnswerGroup]:
         """Parse every response with its view and cluster the answers of each problem; one group per problem, in order.
 
         Raises GraderError if the solver cannot be kept alive.
@@ -65,20 +66,27 @@ class AnswerGrader:
         self._equivalence.close()
 
     def _group(self, item: ProblemRollouts) -> AnswerGroup:
-        assert len(item.rollouts) == len(self._views), f"{len(item.rollouts)} views of rollouts, {len(self._views)} views"
-        parsed: tuple[tuple[ParsedResponse, ...], ...] = tuple(
-            tuple(_parse(view, item.problem, rollout) for rollout in row)
-            for view, row in zip(self._views, item.rollouts, strict=True)
-        )
+        assert len(item.groups) == len(self._views), f"{len(item.groups)} views of rollouts, {len(self._views)} views"
+        parsed = [
+            [_parse(view, item.problem, rollout) for rollout in row] for view, row in zip(self._views, item.fetch(), strict=True)
+        ]
         clustering = cluster_answers([[response.answer for response in row] for row in parsed], self._equivalence)
         return AnswerGroup(
             problem_id=item.problem.id,
             cluster_ids=clustering.cluster_ids,
             num_samples=np.array([len(row) for row in parsed], dtype=np.int64),
             representatives=clustering.representatives,
-            parsed=parsed,
+            read=tuple(tuple(reading(item.problem, response) for response in row) for row in parsed),
+            rewordings=Here(tuple(tuple(response.rewritten for response in row) for row in parsed)),
             num_timeouts=clustering.num_timeouts,
         )
+
+
+def reading(problem: Problem, parsed: ParsedResponse) -> Reading:
+    """What is kept of a response: its figures, not its texts."""
+    text = parsed.rewritten
+    kept = None if text is None else kept_share(problem.text, text)
+    return Reading(parsed.answer, parsed.missing, parsed.copied, parsed.strategy, text is not None, kept)
 
 
 def _parse(view: View, problem: Problem, rollout: Rollout) -> ParsedResponse:

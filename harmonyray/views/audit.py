@@ -1,5 +1,5 @@
 """The audit of a step's views: whether rewordings keep the question's numbers, copy its words and have their sections, and
-whether a view answers and agrees with the first. Pure: rollouts and parsed responses in, figures and verdicts out.
+whether a view answers and agrees with the first. Pure: what was read in, figures and verdicts out.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harmonyray.config import AuditConfig
-from harmonyray.types import AnswerGroup, FloatArray, ParsedResponse, ProblemRollouts
-from harmonyray.views.numbers import kept_share
+from harmonyray.types import AnswerGroup, FloatArray
 from harmonyray.views.strategies import strategy_shares
 
 EPS = 1e-9  # a mean that is off a limit by rounding alone is at the limit
@@ -28,10 +27,8 @@ class Audit:
     weights: FloatArray
 
 
-def audit_views(
-    rollouts: Sequence[ProblemRollouts], groups: Sequence[AnswerGroup], views: Sequence[str], audit: AuditConfig
-) -> Audit:
-    """The audit of one step. `rollouts` [P] and `groups` [P] belong together, views [V] are names in the run's order.
+def audit_views(groups: Sequence[AnswerGroup], views: Sequence[str], audit: AuditConfig) -> Audit:
+    """The audit of one step. `groups` [P], views [V] are names in the run's order.
 
     Every metric is a share in [0, 1]; one without anything to average is left out. Of every view:
 
@@ -51,12 +48,10 @@ def audit_views(
     Weights are `audit.weight` for degenerate views if `audit.action` is "down_weight", and 1 otherwise; also 1 for all if
     all are degenerate, as a vote knows proportions only.
     """
-    for item, group in zip(rollouts, groups, strict=True):
-        assert item.problem.id == group.problem_id, "an audit must meet its own problems"
     metrics: dict[str, float] = {}
     reasons = []
     for v, name in enumerate(views):
-        figures = _vote_figures(groups, v) | _rewording_figures(rollouts, groups, v)
+        figures = _vote_figures(groups, v) | _rewording_figures(groups, v)
         reasons.append("; ".join(_complaints(figures, audit)))
         figures["degenerate"] = float(bool(reasons[v]))
         metrics |= {f"audit/{name}/{key}": value for key, value in figures.items()}
@@ -81,29 +76,20 @@ def _vote_figures(groups: Sequence[AnswerGroup], v: int) -> dict[str, float]:
     return figures
 
 
-def _rewording_figures(rollouts: Sequence[ProblemRollouts], groups: Sequence[AnswerGroup], v: int) -> dict[str, float]:
+def _rewording_figures(groups: Sequence[AnswerGroup], v: int) -> dict[str, float]:
     """What view v's rewordings are like; nothing for a view that does not reword."""
-    responses = list(_responses(rollouts, groups, v))
-    if not any(parsed.rewritten is not None or parsed.missing > 0 for _, parsed in responses):
+    responses = [response for group in groups if group.read for response in group.read[v]]
+    if not any(response.reworded or response.missing > 0 for response in responses):
         return {}
-    figures = {"format_compliance": 1.0 - float(np.mean([parsed.missing for _, parsed in responses]))}
-    reworded = [(question, parsed, parsed.rewritten) for question, parsed in responses if parsed.rewritten is not None]
-    if reworded:
-        figures["copied"] = float(np.mean([parsed.copied for _, parsed, _ in reworded]))
-    kept = [share for question, _, text in reworded if (share := kept_share(question, text)) is not None]
+    figures = {"format_compliance": 1.0 - float(np.mean([response.missing for response in responses]))}
+    copied = [response.copied for response in responses if response.reworded]
+    if copied:
+        figures["copied"] = float(np.mean(copied))
+    kept = [response.numbers_kept for response in responses if response.numbers_kept is not None]
     if kept:
         figures["numbers_kept"] = float(np.mean(kept))
-    named = [parsed.strategy for _, parsed in responses if parsed.strategy is not None]
+    named = [response.strategy for response in responses if response.strategy is not None]
     return figures | {f"strategy/{name}": share for name, share in strategy_shares(named).items()}
-
-
-def _responses(
-    rollouts: Sequence[ProblemRollouts], groups: Sequence[AnswerGroup], v: int
-) -> Iterator[tuple[str, ParsedResponse]]:
-    """The question and what was read, for every response of view v."""
-    for item, group in zip(rollouts, groups, strict=True):
-        for parsed in group.parsed[v] if group.parsed else ():
-            yield item.problem.text, parsed
 
 
 def _complaints(figures: Mapping[str, float], audit: AuditConfig) -> Iterator[str]:

@@ -18,7 +18,7 @@ from harmonyray import build
 from harmonyray.config import Config, load_config
 from harmonyray.loop import Parts, train
 from harmonyray.problems.schedule import ProblemSchedule
-from harmonyray.types import ProblemRollouts
+from harmonyray.types import Collected
 
 SMALL = [
     "problems.limit=16",
@@ -58,9 +58,9 @@ class Record:
         self.tokens: list[list[int]] = []
         self.between_steps = between_steps
 
-    def log_step(self, step: int, row: Any, rollouts: Sequence[ProblemRollouts], judgements: Any, ledger: Any) -> None:
+    def log_step(self, step: int, row: Any, collected: Collected, judgements: Any, ledger: Any = None) -> None:
         self.rows.append(dict(row))
-        self.tokens += [r.token_ids.tolist() for p in rollouts for view in p.rollouts for r in view]
+        self.tokens += [r.token_ids.tolist() for p in collected.rollouts for view in p.fetch() for r in view]
         self.between_steps(step)
 
     @property
@@ -92,6 +92,9 @@ def drive(
         steps=config.steps,
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint.every,
+        lag=config.rollout.lag,
+        syncs_in_flight=config.sync.in_flight == "pause",
+        min_complete_share=config.rollout.min_complete_share,
     )
     train(turned, 1)
     return record, learner_weights(runtime)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonyray.algos.advantages import Grpo
-from harmonyray.algos.batching import make_batch
-from harmonyray.rollouts import Ask
+from harmonyray.algos.batching import fill_batch, plan_batch
+from harmonyray.protocols import Ask
+from harmonyray.rollouts import keep
 from harmonyray.types import (
     AnswerGroup,
     Batch,
@@ -51,7 +52,7 @@ def rollout(problem: str, view: int, prompt: list[int], response: list[int]) -> 
 
 def rollouts(problem: str, views: list[list[tuple[list[int], list[int]]]]) -> ProblemRollouts:
     made = tuple(tuple(rollout(problem, v, *row) for row in rows) for v, rows in enumerate(views))
-    return ProblemRollouts(Problem(problem, "?"), made)
+    return ProblemRollouts(Problem(problem, "?"), tuple(map(keep, made)))
 
 
 def judgement(problem: str, rewards: list[list[float]], trained: list[bool] | None = None) -> Judgement:
@@ -66,9 +67,9 @@ def made(
     problems: list[ProblemRollouts], judgements: list[Judgement], advantage: object = None, temperature: float = 1.0
 ) -> Batch:
     views = [ask(temperature)] * len(judgements[0].rewards)
-    batch = make_batch(problems, judgements, advantage or AsIs(), views)  # type: ignore[arg-type]
-    assert batch is not None
-    return batch
+    plan = plan_batch(problems, judgements, advantage or AsIs(), views)  # type: ignore[arg-type]
+    assert plan is not None
+    return fill_batch(plan)
 
 
 def test_one_batch_by_hand() -> None:
@@ -126,8 +127,8 @@ def test_untrained_views_are_left_out_and_hidden_from_the_advantage() -> None:
 
 def test_nothing_to_train_on() -> None:
     problem = rollouts("p", [[([1], [2])]])
-    assert make_batch([problem], [judgement("p", [[1]], [False])], Grpo(Grpo.Options()), [ask()]) is None
-    assert make_batch([], [], Grpo(Grpo.Options()), [ask()]) is None
+    assert plan_batch([problem], [judgement("p", [[1]], [False])], Grpo(Grpo.Options()), [ask()]) is None
+    assert plan_batch([], [], Grpo(Grpo.Options()), [ask()]) is None
 
 
 def test_views_with_different_numbers_of_samples() -> None:
@@ -140,8 +141,9 @@ def test_views_with_different_numbers_of_samples() -> None:
 def test_a_view_with_a_model_of_its_own_votes_but_is_not_trained() -> None:
     rows = [([1], [2]), ([1], [3])]
     advantage, views = AsIs(), [ask(), ask(0.5, trained=False), ask(0.8)]
-    batch = make_batch([rollouts("p", [rows] * 3)], [judgement("p", [[1, 2], [3, 4], [5, 6]])], advantage, views)
-    assert batch is not None
+    plan = plan_batch([rollouts("p", [rows] * 3)], [judgement("p", [[1, 2], [3, 4], [5, 6]])], advantage, views)
+    assert plan is not None
+    batch = fill_batch(plan)
     assert batch.advantages[:, 1].tolist() == [1, 2, 5, 6]
     assert batch.part.tolist() == [0, 0, 2, 2]
     assert batch.temperatures.tolist() == pytest.approx([1, 1, 0.8, 0.8])
@@ -153,7 +155,7 @@ def test_a_draft_is_trained_by_the_mean_reward_of_what_it_led_to() -> None:
     drafts = [rollout("p", 1, [9], [40 + d]) for d in range(3)]
     solver = tuple(rollout("p", 0, [1], [2]) for _ in range(5))
     staged = tuple(replace(rollout("p", 1, [8], [20 + n]), draft=drafts[d]) for n, d in enumerate([0, 0, 1, 1, 2]))
-    problem = ProblemRollouts(Problem("p", "?"), (solver, staged))
+    problem = ProblemRollouts(Problem("p", "?"), (keep(solver), keep(staged)))
     advantage = AsIs()
     batch = made([problem], [judgement("p", [[0] * 5, [1, 0, 1, 1, 0]])], advantage)
     assert batch.part.tolist() == [0] * 5 + [1] * 5 + [3] * 3  # drafts of view v are part V + v
@@ -164,8 +166,8 @@ def test_a_draft_is_trained_by_the_mean_reward_of_what_it_led_to() -> None:
 
 def test_drafts_of_an_untrained_view_stay_out() -> None:
     draft = rollout("p", 0, [9], [40])
-    problem = ProblemRollouts(Problem("p", "?"), ((replace(rollout("p", 0, [8], [20]), draft=draft),),))
-    assert make_batch([problem], [judgement("p", [[1]], [False])], AsIs(), [ask()]) is None
+    problem = ProblemRollouts(Problem("p", "?"), (keep((replace(rollout("p", 0, [8], [20]), draft=draft),)),))
+    assert plan_batch([problem], [judgement("p", [[1]], [False])], AsIs(), [ask()]) is None
 
 
 def test_labels_must_meet_their_own_problem() -> None:
@@ -173,10 +175,10 @@ def test_labels_must_meet_their_own_problem() -> None:
     problems = [rollouts("p", [rows]), rollouts("q", [rows])]
     judged = [judgement("p", [[1, 0]]), judgement("q", [[0, 1]])]
     with pytest.raises(AssertionError, match="labels must meet their own problem"):
-        make_batch(problems, judged[::-1], Grpo(Grpo.Options()), [ask()])
+        plan_batch(problems, judged[::-1], Grpo(Grpo.Options()), [ask()])
     for shorter in (judged[:1], []):
         with pytest.raises(ValueError, match="zip"):
-            make_batch(problems, shorter, Grpo(Grpo.Options()), [ask()])
+            plan_batch(problems, shorter, Grpo(Grpo.Options()), [ask()])
 
 
 def test_with_real_advantages() -> None:
@@ -199,11 +201,12 @@ def test_only_finite_advantages_reach_a_batch(data: st.DataObject, group: str) -
         problems.append(rollouts(str(p), [[([1], [2])] * n for n in counts]))
         judged.append(judgement(str(p), rewards, trained))
         num_rows += sum(n for n, t in zip(counts, trained, strict=True) if t)
-    batch = make_batch(problems, judged, Grpo(Grpo.Options.model_validate({"group": group})), [ask()] * num_views)
+    plan = plan_batch(problems, judged, Grpo(Grpo.Options.model_validate({"group": group})), [ask()] * num_views)
     if num_rows == 0:
-        assert batch is None
+        assert plan is None
         return
-    assert batch is not None
+    assert plan is not None
+    batch = fill_batch(plan)
     assert batch.num_rows == num_rows
     assert np.isfinite(batch.advantages).all()
     assert np.isfinite(batch.old_logprobs).all()

@@ -16,7 +16,7 @@ from harmonyray.algos.ground_truth import GroundTruth
 from harmonyray.algos.majority_vote import MajorityVote
 from harmonyray.algos.self_harmony import SelfHarmony
 from harmonyray.errors import ConfigError
-from harmonyray.types import AnswerGroup, GoldAnswer, Judgement, ParsedResponse, ProblemRollouts
+from harmonyray.types import AnswerGroup, GoldAnswer, Judgement, ProblemRollouts, Reading
 
 NAN = float("nan")
 
@@ -53,7 +53,7 @@ def group(
     num_clusters = table.max(initial=-1) + 1
     parsed = tuple(
         tuple(
-            ParsedResponse(
+            Reading(
                 answers[i] if i >= 0 else None,
                 missing=(missing or {}).get(v, [0.0] * width)[n],
                 copied=(copied or {}).get(v, [0.0] * width)[n],

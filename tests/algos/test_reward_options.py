@@ -14,7 +14,7 @@ from harmonyray.algos.self_harmony import SelfHarmony
 from harmonyray.config import load_config
 from harmonyray.errors import ConfigError
 from harmonyray.registry import BUILT_IN
-from harmonyray.types import AnswerGroup, Judgement, ParsedResponse
+from harmonyray.types import AnswerGroup, Judgement, Reading
 
 # p0 = (3/4, 1/4), p1 = (1/2, 1/4) and 1/4 without an answer: harmonic scores 3/5 and 1/4, label 0; fused (5/8, 1/4, 1/8).
 IDS = np.array([[0, 0, 0, 1], [0, 0, 1, -1]])
@@ -24,7 +24,7 @@ OFF: dict[str, Any] = {"format_penalty": 0, "diversity_penalty": 0}
 
 def judge(**options: Any) -> Judgement:
     parsed = tuple(
-        tuple(ParsedResponse("x", missing=m if v else 0.0, copied=c if v else 0.0) for m, c in zip(MISSING, COPIED, strict=True))
+        tuple(Reading("x", missing=m if v else 0.0, copied=c if v else 0.0) for m, c in zip(MISSING, COPIED, strict=True))
         for v in (0, 1)
     )
     group = AnswerGroup("p", IDS, np.array([4, 4]), ("a", "b"), parsed)
@@ -138,7 +138,7 @@ def test_a_config_takes_every_reward(name: str) -> None:
 def test_every_reward_is_finite_on_awkward_groups(name: str) -> None:
     for ids, num in [([[-1, -1], [0, -1]], [2, 2]), ([[0, 0], [0, -1]], [2, 1]), ([[-1], [-1]], [1, 1])]:
         table = np.array(ids)
-        parsed = tuple(tuple(ParsedResponse(None) for _ in range(n)) for n in num)
+        parsed = tuple(tuple(Reading(None) for _ in range(n)) for n in num)
         group = AnswerGroup("p", table, np.array(num), ("a",) if table.max() >= 0 else (), parsed)
         options = SelfHarmony.Options.model_validate({"reward": name, "selector": "majority"})
         context = MethodContext(("a", "b"), grader=None)  # type: ignore[arg-type]

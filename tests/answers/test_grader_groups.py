@@ -10,6 +10,7 @@ from harmonyray.answers.extract import extract_answer
 from harmonyray.answers.grader import AnswerGrader
 from harmonyray.errors import ConfigError
 from harmonyray.protocols import Grader
+from harmonyray.rollouts import keep
 from harmonyray.types import ParsedResponse, Problem, ProblemRollouts, Prompt, Rollout
 
 
@@ -39,7 +40,7 @@ def rollout(view: str, text: str) -> Rollout:
 
 def item(problem_id: str, boxed: list[str], colon: list[str]) -> ProblemRollouts:
     rows = (tuple(rollout("boxed", t) for t in boxed), tuple(rollout("colon", t) for t in colon))
-    return ProblemRollouts(Problem(problem_id, "?"), rows)
+    return ProblemRollouts(Problem(problem_id, "?"), tuple(map(keep, rows)))
 
 
 def test_groups_by_hand() -> None:
@@ -60,8 +61,8 @@ def test_groups_by_hand() -> None:
     assert first.num_samples.tolist() == [3, 2]
     assert first.representatives == ("0.5", "4", "3")
     assert first.counts().tolist() == [[1, 1], [0, 1], [1, 0]]
-    assert [[p.answer for p in row] for row in first.parsed] == [["1/2", None, "3"], ["0.5", "4"]]
-    assert first.parsed[1][0].missing == 0.5
+    assert [[p.answer for p in row] for row in first.read] == [["1/2", None, "3"], ["0.5", "4"]]
+    assert first.read[1][0].missing == 0.5
     assert first.num_timeouts == 0
     assert second.cluster_ids.tolist() == [[0], [0]] and second.representatives == ("x+y",)
     assert third.cluster_ids.tolist() == [[-1, -1], [-1, -1]] and third.representatives == ()

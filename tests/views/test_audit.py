@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from harmonyray.answers.grader import reading
 from harmonyray.config import AuditConfig
-from harmonyray.types import AnswerGroup, ParsedResponse, Problem, ProblemRollouts
+from harmonyray.types import AnswerGroup, ParsedResponse, Problem
 from harmonyray.views.audit import Audit, audit_views
 
 LENIENT = AuditConfig(min_format_compliance=0, max_copied=1, min_numbers_kept=0, min_answered=0)
@@ -16,8 +17,8 @@ DOWN = AuditConfig(action="down_weight", weight=0.25, min_answered=0.5)
 VIEWS = ("solver", "reframer")
 
 
-def group(problem_id: str, parsed: Sequence[Sequence[ParsedResponse]]) -> AnswerGroup:
-    """Clustered by the answers' text, as the grader numbers clusters."""
+def group(problem: Problem, parsed: Sequence[Sequence[ParsedResponse]]) -> AnswerGroup:
+    """Clustered by the answers' text, as the grader numbers clusters, and read as the grader reads."""
     width = max((len(row) for row in parsed), default=0)
     names = list(dict.fromkeys(r.answer for row in parsed for r in row if r.answer is not None))
     ids = np.full((len(parsed), width), -1, dtype=np.int64)
@@ -25,15 +26,16 @@ def group(problem_id: str, parsed: Sequence[Sequence[ParsedResponse]]) -> Answer
         for n, response in enumerate(row):
             if response.answer is not None:
                 ids[v, n] = names.index(response.answer)
-    return AnswerGroup(problem_id, ids, np.array([len(row) for row in parsed]), tuple(names), tuple(map(tuple, parsed)))
+    read = tuple(tuple(reading(problem, response) for response in row) for row in parsed)
+    return AnswerGroup(problem.id, ids, np.array([len(row) for row in parsed]), tuple(names), read)
 
 
 def audit(
     problems: dict[str, Sequence[Sequence[ParsedResponse]]], config: AuditConfig = LENIENT, views: Sequence[str] = VIEWS
 ) -> Audit:
     """The audit of a step: the questions of its problems, and what every view said."""
-    rollouts = [ProblemRollouts(Problem(f"p{i}", text), ()) for i, text in enumerate(problems)]
-    return audit_views(rollouts, [group(f"p{i}", parsed) for i, parsed in enumerate(problems.values())], views, config)
+    groups = [group(Problem(f"p{i}", text), parsed) for i, (text, parsed) in enumerate(problems.items())]
+    return audit_views(groups, views, config)
 
 
 def said(*answers: str | None) -> list[ParsedResponse]:
@@ -197,14 +199,9 @@ def test_a_view_without_samples_is_not_looked_at() -> None:
 
 def test_groups_that_were_not_parsed_have_the_figures_of_the_vote() -> None:
     clusters = AnswerGroup("p", np.array([[0, 0], [0, -1]]), np.array([2, 2]), ("1",))
-    found = audit_views([ProblemRollouts(Problem("p", "3?"), ())], [clusters], VIEWS, LENIENT)
+    found = audit_views([clusters], VIEWS, LENIENT)
     assert found.metrics["audit/reframer/answered"] == 0.5
     assert found.metrics["audit/reframer/agreement"] == 0.5
-
-
-def test_problems_must_meet_their_own_groups() -> None:
-    with pytest.raises(AssertionError, match="its own problems"):
-        audit_views([ProblemRollouts(Problem("p", "?"), ())], [group("q", [said("1")])], ("solver",), LENIENT)
 
 
 def test_hostile_strategies_make_no_strange_metrics() -> None:

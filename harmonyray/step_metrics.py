@@ -1,0 +1,74 @@
+"""What a step was like, in numbers: what was sampled and read, what was voted, and where the time went."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from harmonyray.algos.diagnostics import consensus_metrics
+from harmonyray.evaluate import Evaluator
+from harmonyray.ledger import StepLedger
+from harmonyray.protocols import Ask
+from harmonyray.types import Collected, Judgement, ProblemRollouts
+
+
+def step_metrics(
+    evaluator: Evaluator,
+    asks: Sequence[Ask],
+    rollouts: Sequence[ProblemRollouts],
+    judgements: Sequence[Judgement],
+    ledger: StepLedger,
+) -> dict[str, float]:
+    """What a step's rollouts and judgements were like: `consensus/*`, `selectors/*`, `reward/{view}/*`, `rollout/{view}/*`."""
+    groups = [j.group for j in judgements]
+    row = consensus_metrics([j.consensus for j in judgements], groups) | ledger.metrics()
+    row |= evaluator.label_metrics(judgements, ledger.verdicts)
+    row["consensus/timeouts"] = float(sum(g.num_timeouts for g in groups))
+    for key in sorted({key for j in judgements for key in j.metrics}):
+        row[key] = float(np.mean([j.metrics[key] for j in judgements if key in j.metrics]))
+    for v, view in enumerate(ask.view for ask in asks):
+        of_view = [problem.groups[v].figures for problem in rollouts]
+        row[f"reward/{view.name}/mean"] = float(np.nanmean([j.rewards[v] for j in judgements]))
+        row[f"rollout/{view.name}/length"] = float(np.mean(np.concatenate([f.lengths for f in of_view])))
+        row[f"rollout/{view.name}/truncated"] = float(np.mean(np.concatenate([f.truncated for f in of_view])))
+        row[f"rollout/{view.name}/mixed"] = float(np.mean(np.concatenate([f.mixed for f in of_view])))
+        drafts = np.concatenate([f.draft_lengths for f in of_view])
+        if len(drafts):
+            row[f"rollout/{view.name}/draft_length"] = float(np.mean(drafts))
+        row[f"rollout/{view.name}/answered"] = float(np.mean([g.cluster_ids[v, : g.num_samples[v]] >= 0 for g in groups]))
+    return row
+
+
+def collected_metrics(collected: Collected, asks: Sequence[Ask], num_asked: int) -> dict[str, float]:
+    """`rollout/complete_share` of the problems asked, and of each view `rollout/{view}/retried` and `.../failed`: groups that
+    were sampled again, and those given up."""
+    retried = Counter(f.view for f in collected.failed if not f.last)
+    given_up = Counter(f.view for f in collected.failed if f.last)
+    row = {"rollout/complete_share": len(collected.groups) / num_asked}
+    for name in (ask.view.name for ask in asks):
+        row |= {f"rollout/{name}/retried": float(retried[name]), f"rollout/{name}/failed": float(given_up[name])}
+    return row
+
+
+class Clock:
+    """Seconds spent in named phases: `with clock("learn"): ...` adds to `seconds["time/learn_s"]`."""
+
+    def __init__(self) -> None:
+        self.seconds = {f"time/{name}_s": 0.0 for name in ("step", "generate", "grade", "learn", "sync", "eval")}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[f"time/{name}_s"] += time.perf_counter() - start
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Counts seconds that were spent in phase `source` as phase `target`'s."""
+        self.seconds[f"time/{source}_s"] -= seconds
+        self.seconds[f"time/{target}_s"] += seconds
