@@ -14,7 +14,7 @@ from vllm_process import RemoteEngine, VllmProcess, needs_vllm
 
 from harmonyray.engines.hf import HfEngine
 from harmonyray.engines.weights import checksum
-from harmonyray.errors import ConfigError, ModelError, StaleWeightsError
+from harmonyray.errors import ModelError, RunError, StaleWeightsError
 from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
 
 pytestmark = needs_vllm
@@ -214,9 +214,7 @@ def test_prompts_are_encoded_alike(vllm_process: VllmProcess, save_model: SaveMo
 
 
 def test_a_response_that_would_be_cut_by_the_models_length_is_refused(engine: RemoteEngine) -> None:
-    with pytest.raises(
-        ConfigError, match=r"prompt of 7 tokens and a response of up to 506 need more than the 512 .*max_model_len"
-    ):
+    with pytest.raises(RunError, match=r"prompt of 7 tokens and a response of up to 506 need more than the 512 .*max_model_len"):
         engine.sample(ask([SUM], sampling=Sampling(506)), 0)
     assert len(engine.sample(ask([SUM], sampling=Sampling(505)), 0)) == 1
 

@@ -206,8 +206,14 @@ from harmonyray.engines.vllm import VllmEngine
 from harmonyray.types import Prompt, SampleRequest, Sampling
 asked = [SampleRequest(Prompt("p", "v", text="SOLVE: 52-37"), (1,), Sampling(4))]
 engine = VllmEngine(VllmEngine.Options(), "quickstart")
+stream = engine.stream([SampleRequest(asked[0].prompt, (1,), Sampling(n)) for n in (1, 40)], 0)
+next(stream)
 engine.close()
 engine.close()
+try:
+    next(stream)
+except Exception as e:
+    ended = str(e)
 try:
     engine.sample(asked, 0)
 except Exception as e:
@@ -220,16 +226,17 @@ last = VllmEngine(VllmEngine.Options(), "quickstart")
 gc.collect()
 answers = len(last.sample(asked, 0))
 last.close()
-result = refused, answers, [p.name() for p in psutil.Process().children(recursive=True)]
+result = ended, refused, answers, [p.name() for p in psutil.Process().children(recursive=True)]
 """
 
 
 def test_a_closed_engine_leaves_nothing_behind_and_makes_room_for_the_next() -> None:
     process = VllmProcess()
     try:
-        refused, answers, children = process.run(CLOSE)
+        ended, refused, answers, children = process.run(CLOSE)
     finally:
         process.close()
+    assert ended == "cannot go on generating: the engine is closed now"
     assert refused == "cannot generate: the engine is closed, and has to be serving"
     assert (answers, children) == (1, [])
 
