@@ -62,12 +62,15 @@ def test_greedy_tokens_and_log_probs_are_vllms(tmp_path: Path) -> None:
     engine.tokenizer.save_pretrained(tmp_path)
     prompts = [f"SOLVE: {p.text}\n" for p in QuickstartSource(QuickstartSource.Options(limit=20)).problems()]
 
-    asked = [SampleRequest(Prompt(str(i), "solver", text=text), (i,)) for i, text in enumerate(prompts)]
-    ours: list[Rollout] = [group[0] for group in engine.sample(asked, Sampling(MAX_TOKENS, temperature=0), policy_version=1)]
+    asked = [
+        SampleRequest(Prompt(str(i), "solver", text=text), (i,), Sampling(MAX_TOKENS, temperature=0))
+        for i, text in enumerate(prompts)
+    ]
+    ours: list[Rollout] = [group[0] for group in engine.sample(asked, policy_version=1)]
     theirs = serve_with_vllm(tmp_path, prompts)
 
     assert [list(map(int, r.token_ids)) for r in ours] == [row["ids"] for row in theirs]
     gap = max(np.abs(r.logprobs - np.array(row["logprobs"])).max() for r, row in zip(ours, theirs, strict=True))
     assert gap < 1e-4
-    shipped = [group[0] for group in HfEngine(HfEngine.Options(), model=str(MODEL_DIR)).sample(asked, Sampling(MAX_TOKENS, 0), 0)]
+    shipped = [group[0] for group in HfEngine(HfEngine.Options(), model=str(MODEL_DIR)).sample(asked, 0)]
     assert any(not np.array_equal(a.logprobs, b.logprobs) for a, b in zip(ours, shipped, strict=True)), "the weights were changed"

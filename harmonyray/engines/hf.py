@@ -1,34 +1,42 @@
-"""Batched sampling with a KV cache for any transformers causal language model. A plain class: no ray here.
+"""Batched sampling with transformers for any causal language model. A plain class: no ray here.
 
-A prompt is prefilled once and its cache repeated for the group's samples; finished rows leave the batch; a group is never
-split over batches. Every sample draws from its own seed, so its tokens do not depend on its neighbours.
+Requests are served in batches of whole groups; `hf_batch` generates one. A lock keeps batches and new weights apart.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import PositiveInt
 
+from harmonyray.engines.groups import in_order, refused_request, sound_group, too_late
+from harmonyray.engines.hf_batch import Batch, Sampled
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
+from harmonyray.engines.turns import Turns
 from harmonyray.engines.weights import checksum, named_weights
 from harmonyray.registry import PluginOptions
-from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
-
-COMPACT_SHARE = 0.125  # rows are dropped once this share of the batch has finished
-STOP_MARGIN = 8  # tokens looked at beside as many as a stop text has characters: some tokens show nothing
+from harmonyray.types import Failure, Prompt, Rollout, SampleRequest
 
 
 class HfEngine:
-    """Generates with transformers. `policy_version` is the version of the weights it holds (0: as loaded)."""
+    """Generates with transformers. `policy_version` is the version of the weights it holds (0: as loaded).
+
+    `max_tokens` is what a prompt and its response may need together, when known; never more than the model's positions.
+    Several threads may use one engine: they take turns, a batch each.
+    """
+
+    updates_in_flight: ClassVar[bool] = False
+    """Weights change between batches only: `load_weights` waits for the one that runs."""
 
     class Options(PluginOptions):
         max_batch_rows: PositiveInt = 512
 
-    def __init__(self, options: Options, model: str, dtype: str = "float32") -> None:
+    def __init__(self, options: Options, model: str, dtype: str = "float32", max_tokens: int | None = None) -> None:
         """Raises ModelError if the model or its tokenizer cannot be loaded."""
         self.options = options
         self.tokenizer = load_tokenizer(model)
@@ -38,32 +46,101 @@ class HfEngine:
         configured = self.model.generation_config.eos_token_id
         stop.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
         self.stop_ids = torch.tensor(sorted(stop), device=self.model.device)
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.limit: int | None = min((n for n in (positions, max_tokens) if n is not None), default=None)
+        self._turns = Turns()
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Prompt lengths in tokens."""
         return [len(encode_prompt(self.tokenizer, p)) for p in prompts]
 
-    @torch.inference_mode()
-    def sample(self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int) -> list[tuple[Rollout, ...]]:
+    def sample(self, requests: Sequence[SampleRequest], policy_version: int) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in the requests' order.
 
-        Raises StaleWeightsError if the engine's weights are not those of `policy_version`.
+        Raises StaleWeightsError if the engine's weights are not those of `policy_version`, RunError for a group that fails.
         """
-        refuse_stale(policy_version, self.policy_version)
-        prompt_ids = [encode_prompt(self.tokenizer, r.prompt) for r in requests]
-        out: dict[int, tuple[Rollout, ...]] = {}
-        for chunk in self._chunks(requests, prompt_ids):
-            rows = _Batch(self, [prompt_ids[i] for i in chunk], [requests[i].seeds for i in chunk], sampling).generate()
+        return in_order(self.stream(list(requests), policy_version))
+
+    def stream(
+        self, requests: list[SampleRequest], policy_version: int, timeout_s: float | None = None
+    ) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]:
+        """Groups with their requests' indices, as batches end. `requests` may grow meanwhile.
+
+        A batch that takes longer than `timeout_s` yields what has finished, and Failures for the other groups. One that does not
+        fit into memory is split; a group that does not fit alone is a Failure. A rollout has the policy version that its batch
+        ran with. Raises StaleWeightsError if the engine's weights are not those of `policy_version` when it is called.
+        """
+        with self._turns:
+            refuse_stale(policy_version, self.policy_version)
+        return self._serve(requests, timeout_s)
+
+    def _serve(
+        self, requests: list[SampleRequest], timeout_s: float | None
+    ) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]:
+        waiting: dict[int, list[int]] = {}  # the prompt's tokens, by index of the request
+        num_seen, max_rows = 0, self.options.max_batch_rows
+        while True:
+            while num_seen < len(requests):
+                request = requests[num_seen]
+                ids = encode_prompt(self.tokenizer, request.prompt)
+                refusal = refused_request(request, len(ids), self.limit)
+                if refusal is None:
+                    waiting[num_seen] = ids
+                else:
+                    yield num_seen, refusal
+                num_seen += 1
+            if not waiting:
+                return
+            chunk = next_chunk(requests, waiting, max_rows)
+            asked = [(requests[i], waiting[i]) for i in chunk]
+            ran = self._run(asked, timeout_s)
+            num_rows = sum(len(request.seeds) for request, _ in asked)
+            if ran is None and len(chunk) > 1:
+                max_rows = max(1, num_rows // 2)  # also for what follows: the memory will not be there then either
+                continue
             for i in chunk:
-                ids = np.array(prompt_ids[i], dtype=np.int64)
-                out[i] = tuple(self._rollout(requests[i].prompt, sampling.stop, ids, *next(rows)) for _ in requests[i].seeds)
-        return [out[i] for i in range(len(requests))]
+                del waiting[i]
+            if ran is None:
+                yield chunk[0], Failure(f"out of memory: {num_rows} samples of one prompt, which are never split, do not fit")
+                continue
+            samples, version = iter(ran[0]), ran[1]
+            for i, (request, ids) in zip(chunk, asked, strict=True):
+                yield i, self._group(request, ids, [next(samples) for _ in request.seeds], version, timeout_s)
+
+    @torch.inference_mode()
+    def _run(self, asked: Sequence[tuple[SampleRequest, list[int]]], timeout_s: float | None) -> tuple[list[Sampled], int] | None:
+        """One batch's samples, and the policy version it ran with; None if it does not fit into memory."""
+        with self._turns:
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            batch = Batch(self.model, self.tokenizer, self.stop_ids, asked[0][0].sampling)
+            try:
+                return batch.generate([ids for _, ids in asked], [r.seeds for r, _ in asked], deadline), self.policy_version
+            except (RuntimeError, MemoryError) as e:
+                if not out_of_memory(e):
+                    raise
+            del batch
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return None
+
+    def _group(
+        self, request: SampleRequest, ids: list[int], samples: Sequence[Sampled], version: int, timeout_s: float | None
+    ) -> tuple[Rollout, ...] | Failure:
+        if any(sample.ended_by == "time" for sample in samples):
+            return too_late(timeout_s)
+        prompt_ids = np.array(ids, dtype=np.int64)
+        rollouts = []
+        for token_ids, logprobs, ended_by in samples:
+            text = response_text(self.tokenizer, token_ids, ended_by, request.sampling.stop)
+            reason = "length" if ended_by == "length" else "stop"
+            rollouts.append(Rollout(request.prompt, prompt_ids, token_ids, logprobs, text, reason, version))
+        return sound_group(request, rollouts)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return named_weights(self.model)
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], policy_version: int) -> int:
-        """Copies the named weights into the model and returns the checksum of all that it now holds.
+        """Copies the named weights into the model, after the batch that runs, and returns the checksum of all that it now holds.
 
         Raises KeyError for names that the model does not have, before anything is copied.
         """
@@ -71,165 +148,33 @@ class HfEngine:
         unknown = [name for name in weights if name not in own]
         if unknown:
             raise KeyError(f"weights for tensors that the engine's model does not have: {unknown[:3]} ({len(unknown)} in all)")
-        for name, tensor in weights.items():
-            own[name].copy_(tensor)
-        self.policy_version = policy_version
-        return checksum(own)
-
-    def _chunks(self, requests: Sequence[SampleRequest], prompt_ids: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Request indices in batches of at most `max_batch_rows` samples, whole groups, similar prompt lengths together."""
-        chunk: list[int] = []
-        rows = 0
-        for i in sorted(range(len(requests)), key=lambda i: (len(prompt_ids[i]), i)):
-            if chunk and rows + len(requests[i].seeds) > self.options.max_batch_rows:
-                yield chunk
-                chunk, rows = [], 0
-            chunk.append(i)
-            rows += len(requests[i].seeds)
-        if chunk:
-            yield chunk
-
-    def _rollout(
-        self,
-        prompt: Prompt,
-        stops: Sequence[str],
-        prompt_ids: np.ndarray,
-        token_ids: np.ndarray,
-        logprobs: np.ndarray,
-        ended_by: str,
-    ) -> Rollout:
-        text = response_text(self.tokenizer, token_ids, ended_by, stops)
-        reason = "length" if ended_by == "length" else "stop"
-        return Rollout(prompt, prompt_ids, token_ids, logprobs, text, reason, self.policy_version)
+        with self._turns:
+            for name, tensor in weights.items():
+                own[name].copy_(tensor)
+            self.policy_version = policy_version
+            return checksum(own)
 
 
-def uniforms(seeds: Sequence[int], length: int) -> np.ndarray:
-    """One row of uniform numbers in [0, 1) for each seed, float64[B, length]: a sample's draws depend on its seed alone."""
-    return np.stack([np.random.Generator(np.random.Philox(seed)).random(length) for seed in seeds])
+def next_chunk(requests: Sequence[SampleRequest], waiting: Mapping[int, Sequence[int]], max_rows: int) -> list[int]:
+    """The indices of the `waiting` requests that the next batch serves, given the prompts' tokens by index.
 
-
-def pick_tokens(logits: torch.Tensor, u: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens int[B] and their log-probs float32[B] from logits [B, vocabulary] and uniforms u float64[B].
-
-    Inverse-CDF sampling at the temperature; the log-prob is that of the whole distribution at the temperature, also when
-    top-p cuts what may be drawn. Temperature 0 takes the largest logit, log-prob at temperature 1.
+    Whole groups that are sampled like the oldest, the shortest prompts first, of at most `max_rows` samples (or one group that is
+    larger).
     """
-    logps = torch.log_softmax(logits.float() / (sampling.temperature or 1.0), dim=-1)
-    if sampling.temperature == 0:
-        tokens = logps.argmax(-1)
-    else:
-        probs = logps.exp()
-        if sampling.top_p < 1:
-            ordered, order = probs.sort(dim=-1, descending=True)
-            cut = ordered.cumsum(-1) - ordered >= sampling.top_p
-            probs = torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(cut, 0.0))
-        cdf = probs.double().cumsum(-1)
-        tokens = torch.searchsorted(cdf, (u * cdf[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
-        tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    sampling = requests[min(waiting)].sampling
+    alike = [i for i in waiting if requests[i].sampling == sampling]
+    chunk: list[int] = []
+    rows = 0
+    for i in sorted(alike, key=lambda i: (len(waiting[i]), i)):
+        if chunk and rows + len(requests[i].seeds) > max_rows:
+            break
+        chunk.append(i)
+        rows += len(requests[i].seeds)
+    return chunk
 
 
-class _Batch:
-    """The samples of a few prompts while they generate. A sample is a row of the batch until it has finished.
-
-    S samples in all, prompts in order and a prompt's seeds in order; B rows still in the batch; T `sampling.max_tokens`.
-    """
-
-    def __init__(self, engine: HfEngine, prompts: list[list[int]], seeds: list[tuple[int, ...]], sampling: Sampling) -> None:
-        self.model, self.stop_ids, self.sampling = engine.model, engine.stop_ids, sampling
-        self.tokenizer = engine.tokenizer
-        flat_seeds = [seed for group in seeds for seed in group]
-        shape = (len(flat_seeds), sampling.max_tokens)
-        self.device = engine.model.device
-        self.draws = torch.from_numpy(uniforms(flat_seeds, sampling.max_tokens)).to(self.device)  # float64[S, T]
-        self.tokens = torch.zeros(shape, dtype=torch.long, device=self.device)  # int[S, T]
-        self.logprobs = torch.zeros(shape, device=self.device)  # float32[S, T]
-        self.lengths = torch.full(shape[:1], sampling.max_tokens, device=self.device)  # int[S]
-        self.rows = torch.arange(len(flat_seeds), device=self.device)  # int[B]: which samples the rows are
-        self.live = torch.ones(len(flat_seeds), dtype=torch.bool, device=self.device)  # bool[B]: still generating
-        self.cut = torch.zeros(len(flat_seeds), dtype=torch.bool, device=self.device)  # bool[S]: ended by a stop text
-        from transformers import DynamicCache
-
-        self.cache = DynamicCache(config=engine.model.config)
-        self._prefill(prompts, [len(group) for group in seeds])
-
-    def generate(self) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
-        """(token ids, log-probs, what ended it: "token", "text" or "length") for every sample."""
-        for t in range(self.sampling.max_tokens):
-            token = self._draw(t)
-            num_live = int(self.live.sum())
-            if num_live == 0 or t + 1 == self.sampling.max_tokens:
-                break
-            if len(self.live) - num_live > COMPACT_SHARE * len(self.live):
-                token = token[self._drop_finished()]
-            self._append(token, t)
-        last = self.tokens.gather(1, self.lengths[:, None] - 1).squeeze(1)
-        stopped, cut = torch.isin(last, self.stop_ids).tolist(), self.cut.tolist()
-        tokens, logprobs = self.tokens.cpu().numpy(), self.logprobs.cpu().numpy()
-        for i, length in enumerate(self.lengths.tolist()):
-            ended_by = "text" if cut[i] else "token" if stopped[i] else "length"
-            yield tokens[i, :length].copy(), logprobs[i, :length].copy(), ended_by
-
-    def _prefill(self, prompts: list[list[int]], num_samples: list[int]) -> None:
-        """Runs each prompt once, padded on the left, then repeats its cache for its samples."""
-        self.width = max(map(len, prompts))
-        pad = torch.tensor([self.width - len(p) for p in prompts], device=self.device)
-        ids = torch.tensor([[0] * (self.width - len(p)) + p for p in prompts], device=self.device)
-        columns = torch.arange(self.width, device=self.device)
-        mask = (columns >= pad[:, None]).long() if int(pad.max()) else None
-        positions = (columns - pad[:, None]).clamp(min=0)
-        logits = self._forward(ids, mask, positions)
-        owner = torch.repeat_interleave(torch.tensor(num_samples, device=self.device))  # int[B]: each row's prompt
-        self.cache.batch_select_indices(owner)
-        self.logits, self.pad = logits[owner], pad[owner]  # [B, vocabulary], int[B]
-        self.mask = None if mask is None else mask[owner]  # int[B, tokens so far], None where nothing is padded
-
-    def _draw(self, t: int) -> torch.Tensor:
-        """Picks and records token t of every row, int[B]. A row that has finished draws on; its `lengths` cuts that off."""
-        token, logprob = pick_tokens(self.logits, self.draws[self.rows, t], self.sampling)
-        self.tokens[self.rows, t] = token
-        self.logprobs[self.rows, t] = logprob
-        ended = self.live & torch.isin(token, self.stop_ids)
-        if self.sampling.stop:
-            ended |= self._said_stop(t, self.live & ~ended)
-        self.lengths[self.rows[ended]] = t + 1
-        self.live &= ~ended
-        return token
-
-    def _said_stop(self, t: int, asked: torch.Tensor) -> torch.Tensor:
-        """Which of the `asked` rows bool[B] have just completed a stop text, bool[B]; looks at the last tokens only."""
-        window = max(map(len, self.sampling.stop)) + STOP_MARGIN
-        found = torch.zeros_like(asked)
-        places = asked.nonzero().squeeze(-1)
-        recent = self.tokens[self.rows[places], max(0, t + 1 - window) : t + 1].tolist()
-        for place, tokens in zip(places.tolist(), recent, strict=True):
-            tail = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            found[place] = any(stop in tail for stop in self.sampling.stop)
-        self.cut[self.rows[found]] = True
-        return found
-
-    def _drop_finished(self) -> torch.Tensor:
-        """Leaves the unfinished rows in the batch and returns their indices in it."""
-        kept = self.live.nonzero().squeeze(-1)
-        self.cache.batch_select_indices(kept)
-        self.rows, self.pad, self.live = self.rows[kept], self.pad[kept], self.live[kept]
-        self.mask = None if self.mask is None else self.mask[kept]
-        return kept
-
-    def _append(self, token: torch.Tensor, t: int) -> None:
-        """Runs the model on token t int[B] of every row."""
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones((len(token), 1))], dim=1)
-        self.logits = self._forward(token[:, None], self.mask, (self.width + t - self.pad)[:, None])
-
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
-        """The logits after the last of `ids` int[B, tokens], which join the cache: [B, vocabulary]."""
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1]
+def out_of_memory(error: Exception) -> bool:
+    """Whether it is the GPU's allocator that failed, the CPU's (a RuntimeError like many others), or Python's own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(said in str(error) for said in ("can't allocate memory", "not enough memory", "ALLOC_FAILED"))

@@ -41,8 +41,10 @@ OWN_ARGUMENTS = {
 CPU_KV_GIB = 1.0
 
 
-def start_engine(options: Any, model: str, dtype: str) -> Any:
+def start_engine(options: Any, model: str, dtype: str, max_tokens: int | None) -> Any:
     """A vllm.LLMEngine for `VllmEngine.Options`, in this process (with tensor parallelism its workers are processes).
+
+    It holds sequences of `max_tokens` tokens (None: as many as the model can), unless an option says otherwise.
 
     Raises ConfigError if vLLM is missing, cannot run here or does not know an argument; ModelError if it cannot serve the model.
     """
@@ -54,6 +56,8 @@ def start_engine(options: Any, model: str, dtype: str) -> Any:
 
     set_num_threads = torch.set_num_threads
     try:
+        if arguments["max_model_len"] is None and max_tokens is not None:
+            arguments["max_model_len"] = min(max_tokens, EngineArgs(**arguments).create_model_config().max_model_len)
         return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
     except (OSError, ValueError, RuntimeError, TypeError) as e:
         lines = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]

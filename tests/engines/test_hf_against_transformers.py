@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from asking import sampled
 
 from harmonyray.engines.hf import HfEngine
 from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
@@ -13,12 +14,13 @@ from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
 TINY = ["llama", "qwen2_tied", "gpt_neox", "gpt2", "mistral_window", "gemma3_window"]
 WORD_PROMPTS = ["a", "b c d", "q w e r t y u i o p a s d f g h", "z x c v b n m", "e e", "k j h g f d s a p o"]
 SUMS = ["SOLVE: 52-37\n", "REFRAME: 61-28\n", "SOLVE: ", "SOLVE: 98-81\n12-7=5 4"]
+GREEDY = Sampling(24, temperature=0)
 MakeEngine = Callable[..., HfEngine]
 
 
-def ask(texts: list[str], num_samples: int = 1, seed: int = 0) -> list[SampleRequest]:
+def ask(texts: list[str], num_samples: int = 1, seed: int = 0, sampling: Sampling = GREEDY) -> list[SampleRequest]:
     return [
-        SampleRequest(Prompt(str(i), "solver", text=text), tuple(range(seed + 100 * i, seed + 100 * i + num_samples)))
+        SampleRequest(Prompt(str(i), "solver", text=text), tuple(range(seed + 100 * i, seed + 100 * i + num_samples)), sampling)
         for i, text in enumerate(texts)
     ]
 
@@ -48,7 +50,7 @@ def reference_logprobs(engine: HfEngine, rollout: Rollout, temperature: float) -
 @pytest.mark.parametrize("name", ["quickstart", *TINY])
 def test_greedy_equals_generate(engine_of: MakeEngine, name: str) -> None:
     engine, texts = engine_of(name), SUMS if name == "quickstart" else WORD_PROMPTS
-    got = engine.sample(ask(texts), Sampling(24, temperature=0), 0)
+    got = engine.sample(ask(texts, sampling=Sampling(24, temperature=0)), 0)
     for text, (rollout,) in zip(texts, got, strict=True):
         assert rollout.prompt_ids.tolist() == engine.tokenizer(text)["input_ids"]
         assert rollout.token_ids.tolist() == reference_greedy(engine, rollout.prompt_ids.tolist(), 24), (name, text)
@@ -61,7 +63,7 @@ def test_greedy_equals_generate(engine_of: MakeEngine, name: str) -> None:
 def test_sampled_logprobs_equal_a_teacher_forced_forward(engine_of: MakeEngine, name: str, temperature: float) -> None:
     engine = engine_of(name)
     texts = SUMS[:2] if name == "quickstart" else WORD_PROMPTS  # what it was taught: elsewhere its logits are huge
-    got = engine.sample(ask(texts, num_samples=5), Sampling(20, temperature), 0)
+    got = engine.sample(ask(texts, num_samples=5, sampling=Sampling(20, temperature)), 0)
     for group in got:
         for rollout in group:
             full = reference_logprobs(engine, rollout, temperature)
@@ -72,7 +74,7 @@ def test_sampled_logprobs_equal_a_teacher_forced_forward(engine_of: MakeEngine, 
 @pytest.mark.parametrize("name", TINY)
 def test_neighbours_do_not_matter_in_any_architecture(engine_of: MakeEngine, name: str) -> None:
     engine, sampling = engine_of(name), Sampling(16)
-    together = engine.sample(ask(WORD_PROMPTS, num_samples=4), sampling, 0)
+    together = engine.sample(ask(WORD_PROMPTS, num_samples=4, sampling=sampling), 0)
     for request, group in zip(ask(WORD_PROMPTS, num_samples=4), together, strict=True):
-        (alone,) = engine.sample([request], sampling, 0)
+        (alone,) = engine.sample(sampled([request], sampling), 0)
         assert [r.token_ids.tolist() for r in alone] == [r.token_ids.tolist() for r in group]

@@ -26,7 +26,7 @@ def new_engine(path: str, dtype: str = "float32") -> HfEngine:
 
 def sample(engine: HfEngine, text: str, sampling: Sampling, num_samples: int = 1) -> tuple[Rollout, ...]:
     prompt = Prompt("p", "solver", text=text)
-    (group,) = engine.sample([SampleRequest(prompt, tuple(range(num_samples)))], sampling, engine.policy_version)
+    (group,) = engine.sample([SampleRequest(prompt, tuple(range(num_samples)), sampling)], engine.policy_version)
     return group
 
 
@@ -114,7 +114,7 @@ def test_a_response_prefix_is_continued_and_not_repeated(engine_of: MakeEngine) 
     engine = engine_of("quickstart")
     (whole,) = sample(engine, SUM, GREEDY)
     prompt = Prompt("p", "solver", text=SUM, response_prefix=whole.text[:5])
-    ((rest,),) = engine.sample([SampleRequest(prompt, (0,))], GREEDY, 0)
+    ((rest,),) = engine.sample([SampleRequest(prompt, (0,), GREEDY)], 0)
     assert rest.text == whole.text[5:]
     assert engine.tokenizer.decode(rest.prompt_ids) == SUM + whole.text[:5]
 
@@ -122,8 +122,8 @@ def test_a_response_prefix_is_continued_and_not_repeated(engine_of: MakeEngine) 
 def test_rollouts_carry_their_prompt_in_the_requests_order(engine_of: MakeEngine) -> None:
     engine = engine_of("llama")
     texts = ["q w e r t y", "a", "z x c"]
-    requests = [SampleRequest(Prompt(text, "solver", text=text), (1, 2)) for text in texts]
-    got = engine.sample(requests, Sampling(4), 0)
+    requests = [SampleRequest(Prompt(text, "solver", text=text), (1, 2), Sampling(4)) for text in texts]
+    got = engine.sample(requests, 0)
     for text, request, group in zip(texts, requests, got, strict=True):
         assert [r.prompt for r in group] == [request.prompt] * 2
         assert [r.prompt_ids.tolist() for r in group] == [engine.tokenizer(text)["input_ids"]] * 2
@@ -146,7 +146,7 @@ def test_chat_messages_go_through_the_template(save_model: SaveModel) -> None:
     words = ["<bos>", "user", "q", "w", "assistant", "e", "user", "r", "assistant"]
     want = engine.tokenizer.convert_tokens_to_ids(words)
     assert engine.count_tokens([prompt]) == [len(words)]
-    (group,) = engine.sample([SampleRequest(prompt, (0,))], GREEDY, 0)
+    (group,) = engine.sample([SampleRequest(prompt, (0,), GREEDY)], 0)
     assert group[0].prompt_ids.tolist() == want
     (same,) = sample(engine, " ".join(words[1:]), GREEDY)
     assert same.prompt_ids.tolist() == want
@@ -160,7 +160,7 @@ def test_template_options_and_prefix_reach_the_chat_template(save_model: SaveMod
     first = engine.count_tokens([plain])[0]
     for think, word in ((True, "z"), (False, "y")):
         prompt = replace(plain, template_options={"think": think}, response_prefix="a b")
-        ((rollout,),) = engine.sample([SampleRequest(prompt, (0,))], GREEDY, 0)
+        ((rollout,),) = engine.sample([SampleRequest(prompt, (0,), GREEDY)], 0)
         assert len(rollout.prompt_ids) == first + 3
         assert engine.tokenizer.decode(rollout.prompt_ids).split()[-3:] == [word, "a", "b"]
 
@@ -181,14 +181,14 @@ def changed(engine: HfEngine) -> dict[str, torch.Tensor]:
 
 def test_stale_versions_are_refused(save_model: SaveModel) -> None:
     engine = new_engine(save_model("llama"))
-    request = [SampleRequest(Prompt("p", "solver", text="a"), (0,))]
+    request = [SampleRequest(Prompt("p", "solver", text="a"), (0,), GREEDY)]
     with pytest.raises(StaleWeightsError, match="policy version 1, but this engine holds 0"):
-        engine.sample(request, GREEDY, 1)
+        engine.sample(request, 1)
     engine.load_weights(engine.weights(), 3)
-    assert engine.sample(request, GREEDY, 3)[0][0].policy_version == 3
+    assert engine.sample(request, 3)[0][0].policy_version == 3
     for version in (0, 2, 4):
         with pytest.raises(StaleWeightsError, match=f"policy version {version}, but this engine holds 3"):
-            engine.sample(request, GREEDY, version)
+            engine.sample(request, version)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2_tied"])
@@ -241,7 +241,7 @@ def test_a_partial_load_shows_in_the_checksum(save_model: SaveModel) -> None:
 def test_bfloat16(save_model: SaveModel) -> None:
     engine, exact = new_engine(save_model("llama"), "bfloat16"), new_engine(save_model("llama"))
     assert {t.dtype for t in engine.weights().values()} == {torch.bfloat16}
-    (group,) = engine.sample([SampleRequest(Prompt("p", "v", text="q w e"), tuple(range(6)))], Sampling(8), 0)
+    (group,) = engine.sample([SampleRequest(Prompt("p", "v", text="q w e"), tuple(range(6)), Sampling(8))], 0)
     for rollout in group:
         assert rollout.logprobs.dtype == np.float32
         ids = torch.tensor([rollout.prompt_ids.tolist() + rollout.token_ids.tolist()], device=exact.model.device)

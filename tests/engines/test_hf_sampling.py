@@ -8,17 +8,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from asking import sampled
 
-from harmonyray.engines.hf import HfEngine, pick_tokens, uniforms
+from harmonyray.engines.hf import HfEngine, next_chunk
+from harmonyray.engines.hf_batch import pick_tokens, uniforms
 from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
 
 MakeEngine = Callable[..., HfEngine]
 SUMS = ["SOLVE: 52-37\n", "REFRAME: 61-28\n", "SOLVE: 98-81\n", "REFRAME: 75-3", "SOLVE: 41-29\n"]
+SAMPLING = Sampling(40)
 GRID = (np.arange(10_000) + 0.5) / 10_000
 
 
-def request(text: str, seeds: tuple[int, ...]) -> SampleRequest:
-    return SampleRequest(Prompt(text, "solver", text=text), seeds)
+def request(text: str, seeds: tuple[int, ...], sampling: Sampling = SAMPLING) -> SampleRequest:
+    return SampleRequest(Prompt(text, "solver", text=text), seeds, sampling)
 
 
 def tokens(groups: list[tuple[Rollout, ...]]) -> list[list[list[int]]]:
@@ -43,38 +46,38 @@ def asked() -> list[SampleRequest]:
 
 @pytest.mark.parametrize("max_batch_rows", [1, 7, 9, 20])
 def test_batch_size_does_not_change_a_sample(engine_of: MakeEngine, asked: list[SampleRequest], max_batch_rows: int) -> None:
-    whole = engine_of("quickstart").sample(asked, Sampling(40), 0)
+    whole = engine_of("quickstart").sample(asked, 0)
     assert [len(group) for group in whole] == [3, 5, 7, 9, 11]
-    for got, want in zip(engine_of("quickstart", max_batch_rows).sample(asked, Sampling(40), 0), whole, strict=True):
+    for got, want in zip(engine_of("quickstart", max_batch_rows).sample(asked, 0), whole, strict=True):
         assert_same(got, want)
 
 
 def test_order_and_neighbours_do_not_change_a_sample(engine_of: MakeEngine, asked: list[SampleRequest]) -> None:
-    engine, sampling = engine_of("quickstart"), Sampling(40)
-    whole = engine.sample(asked, sampling, 0)
-    for got, want in zip(reversed(engine.sample(asked[::-1], sampling, 0)), whole, strict=True):
+    engine = engine_of("quickstart")
+    whole = engine.sample(asked, 0)
+    for got, want in zip(reversed(engine.sample(asked[::-1], 0)), whole, strict=True):
         assert_same(got, want)
     for one, want in zip(asked, whole, strict=True):
-        assert_same(engine.sample([one], sampling, 0)[0], want)
+        assert_same(engine.sample([one], 0)[0], want)
     # One seed out of a group, and a seed beside others.
-    alone = engine.sample([request(SUMS[2], (2004,))], sampling, 0)[0]
+    alone = engine.sample([request(SUMS[2], (2004,))], 0)[0]
     assert_same(alone, whole[2][4:5])
-    beside = engine.sample([request(SUMS[2], (7, 2004, 8))], sampling, 0)[0]
+    beside = engine.sample([request(SUMS[2], (7, 2004, 8))], 0)[0]
     assert_same(beside[1:2], whole[2][4:5])
 
 
 def test_a_longer_limit_only_adds_tokens(engine_of: MakeEngine) -> None:
     ask = [request(SUMS[0], tuple(range(20)))]
-    short, long = (engine_of("quickstart").sample(ask, Sampling(n), 0)[0] for n in (9, 30))
+    short, long = (engine_of("quickstart").sample(sampled(ask, Sampling(n)), 0)[0] for n in (9, 30))
     assert [r.token_ids.tolist() for r in short] == [r.token_ids[:9].tolist() for r in long]
 
 
 def test_seeds(engine_of: MakeEngine) -> None:
     engine = engine_of("quickstart")
-    first = tokens(engine.sample([request(SUMS[0], (3, 4, 3))], Sampling(30), 0))[0]
+    first = tokens(engine.sample([request(SUMS[0], (3, 4, 3), Sampling(30))], 0))[0]
     assert first[0] == first[2] != first[1]
-    assert tokens(engine.sample([request(SUMS[0], (3, 4, 3))], Sampling(30), 0))[0] == first
-    many = tokens(engine.sample([request(SUMS[1], tuple(range(64)))], Sampling(30), 0))[0]
+    assert tokens(engine.sample([request(SUMS[0], (3, 4, 3), Sampling(30))], 0))[0] == first
+    many = tokens(engine.sample([request(SUMS[1], tuple(range(64)), Sampling(30))], 0))[0]
     assert len({tuple(t) for t in many}) > 16
 
 
@@ -93,11 +96,14 @@ def test_uniforms_depend_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("max_batch_rows", [1, 4, 6, 100])
-def test_groups_are_never_split(engine_of: MakeEngine, max_batch_rows: int) -> None:
-    engine = engine_of("llama", max_batch_rows)
+def test_groups_are_never_split(max_batch_rows: int) -> None:
     sizes, lengths = [3, 1, 9, 2, 4, 1], [5, 2, 3, 2, 9, 5]
     requests = [request("x", tuple(range(n))) for n in sizes]
-    chunks = list(engine._chunks(requests, [[0] * n for n in lengths]))
+    waiting, chunks = {i: [0] * n for i, n in enumerate(lengths)}, []
+    while waiting:
+        chunks.append(next_chunk(requests, waiting, max_batch_rows))
+        for i in chunks[-1]:
+            del waiting[i]
     assert sorted(i for chunk in chunks for i in chunk) == list(range(6))
     for chunk in chunks:
         assert len(chunk) == 1 or sum(sizes[i] for i in chunk) <= max_batch_rows
@@ -110,7 +116,7 @@ def test_groups_are_never_split(engine_of: MakeEngine, max_batch_rows: int) -> N
 
 
 def test_no_requests(engine_of: MakeEngine) -> None:
-    assert engine_of("llama").sample([], Sampling(5), 0) == []
+    assert engine_of("llama").sample([], 0) == []
 
 
 # --- distributions ---------------------------------------------------------------------------------------------------
@@ -197,7 +203,7 @@ def first_token_probs(engine: HfEngine, text: str, temperature: float) -> np.nda
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_frequencies_follow_the_softmax(engine_of: MakeEngine, temperature: float) -> None:
     engine, n = engine_of("gpt_neox"), 4000
-    (group,) = engine.sample([request("a b c", tuple(range(n)))], Sampling(1, temperature), 0)
+    (group,) = engine.sample([request("a b c", tuple(range(n)), Sampling(1, temperature))], 0)
     counts = np.bincount([r.token_ids[0] for r in group], minlength=32)
     expected = first_token_probs(engine, "a b c", temperature) * n
     common = expected >= 5
@@ -213,7 +219,7 @@ def test_frequencies_follow_the_softmax(engine_of: MakeEngine, temperature: floa
 def test_later_tokens_are_as_independent_as_first_ones(engine_of: MakeEngine) -> None:
     """The second token given the first follows its own conditional distribution."""
     engine, n = engine_of("gpt_neox"), 6000
-    (group,) = engine.sample([request("a b c", tuple(range(n)))], Sampling(2), 0)
+    (group,) = engine.sample([request("a b c", tuple(range(n)), Sampling(2))], 0)
     first = np.bincount([r.token_ids[0] for r in group if len(r.token_ids) == 2]).argmax()
     second = [r.token_ids[1] for r in group if r.token_ids[0] == first]
     word = engine.tokenizer.convert_ids_to_tokens(int(first))
@@ -229,7 +235,7 @@ def test_later_tokens_are_as_independent_as_first_ones(engine_of: MakeEngine) ->
 def test_top_p_never_leaves_the_nucleus(engine_of: MakeEngine) -> None:
     engine, top_p, seen_outside_without = engine_of("llama"), 0.6, 0
     for cut in (top_p, 1.0):
-        (group,) = engine.sample([request("q w e", tuple(range(100)))], Sampling(12, 0.9, cut), 0)
+        (group,) = engine.sample([request("q w e", tuple(range(100)), Sampling(12, 0.9, cut))], 0)
         for rollout in group:
             ids = torch.tensor([rollout.prompt_ids.tolist() + rollout.token_ids.tolist()], device=engine.model.device)
             probs = torch.softmax(engine.model(input_ids=ids).logits[0, len(rollout.prompt_ids) - 1 : -1] / 0.9, -1).cpu()

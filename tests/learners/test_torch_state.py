@@ -256,7 +256,7 @@ def test_a_checkpoint_of_another_model(workshop: Any, tmp_path: Path) -> None:
 def test_sync_brings_the_engine_to_the_learners_version(workshop: Any) -> None:
     learner = workshop.learner(lr=0.1)
     runtime = InProcessRuntime(HfEngine(HfEngine.Options(), workshop.model), learner)
-    requests = {"solver": [SampleRequest(Prompt("p", "solver", text="a"), tuple(range(8)))]}
+    requests = {"solver": [SampleRequest(Prompt("p", "solver", text="a"), tuple(range(8)), Sampling(12))]}
     before = runtime.sample(requests, {"solver": Sampling(12)}, 0)["solver"][0]
     assert runtime.update(workshop.batch(), 1).policy_version == runtime.policy_version == 1
     # The learner's model is not the engine's: nothing moves before the sync.
@@ -295,8 +295,8 @@ def test_an_engines_logprobs_are_the_learners(workshop: Any) -> None:
     temperature = 0.8
     engine = HfEngine(HfEngine.Options(), workshop.model)
     prompts = [Prompt("p", "v", text="a"), Prompt("q", "v", text="b")]
-    requests = [SampleRequest(p, tuple(range(4))) for p in prompts]
-    rows = [r for group in engine.sample(requests, Sampling(10, temperature), 0) for r in group]
+    requests = [SampleRequest(p, tuple(range(4)), Sampling(10, temperature)) for p in prompts]
+    rows = [r for group in engine.sample(requests, 0) for r in group]
     lengths = np.array([len(r.prompt_ids) + len(r.token_ids) for r in rows])
     ids, mask = np.zeros((8, lengths.max()), dtype=np.int64), np.zeros((8, lengths.max()), dtype=bool)
     old = np.zeros((8, lengths.max()), dtype=np.float32)
