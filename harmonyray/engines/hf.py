@@ -54,7 +54,7 @@ class HfEngine:
         """Prompt lengths in tokens."""
         return [len(encode_prompt(self.tokenizer, p)) for p in prompts]
 
-    def sample(self, requests: Sequence[SampleRequest], policy_version: int) -> list[tuple[Rollout, ...]]:
+    def sample(self, requests: Sequence[SampleRequest], policy_version: int | None) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in the requests' order.
 
         Raises StaleWeightsError if the engine's weights are not those of `policy_version`, RunError for a group that fails.
@@ -62,7 +62,7 @@ class HfEngine:
         return in_order(self.stream(list(requests), policy_version))
 
     def stream(
-        self, requests: list[SampleRequest], policy_version: int, timeout_s: float | None = None
+        self, requests: list[SampleRequest], policy_version: int | None, timeout_s: float | None = None
     ) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]:
         """Groups with their requests' indices, as batches end. `requests` may grow meanwhile.
 
@@ -158,11 +158,12 @@ class HfEngine:
 def next_chunk(requests: Sequence[SampleRequest], waiting: Mapping[int, Sequence[int]], max_rows: int) -> list[int]:
     """The indices of the `waiting` requests that the next batch serves, given the prompts' tokens by index.
 
-    Whole groups that are sampled like the oldest, the shortest prompts first, of at most `max_rows` samples (or one group that is
-    larger).
+    Whole groups of the oldest one's view and sampling, the shortest prompts first, of at most `max_rows` samples (or one group
+    that is larger). A view's batches are the same whoever shares the engine, and so are their last bits.
     """
-    sampling = requests[min(waiting)].sampling
-    alike = [i for i in waiting if requests[i].sampling == sampling]
+    oldest = requests[min(waiting)]
+    kind = (oldest.prompt.view, oldest.sampling)
+    alike = [i for i in waiting if (requests[i].prompt.view, requests[i].sampling) == kind]
     chunk: list[int] = []
     rows = 0
     for i in sorted(alike, key=lambda i: (len(waiting[i]), i)):

@@ -36,9 +36,9 @@ def response_text(tokenizer: PreTrainedTokenizerBase, token_ids: IntArray, ended
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
-def refuse_stale(asked: int, held: int) -> None:
-    """Raises StaleWeightsError if the policy version that was asked for is not the one that the engine holds."""
-    if asked != held:
+def refuse_stale(asked: int | None, held: int) -> None:
+    """Raises StaleWeightsError if the policy version that was asked for (None: any) is not the one that the engine holds."""
+    if asked is not None and asked != held:
         raise StaleWeightsError(
             f"asked to generate with policy version {asked}, but this engine holds {held}: broadcast the weights first"
         )

@@ -85,7 +85,7 @@ class VllmEngine:
         """Prompt lengths in tokens."""
         return [len(encode_prompt(self.tokenizer, p)) for p in prompts]
 
-    def sample(self, requests: Sequence[SampleRequest], policy_version: int) -> list[tuple[Rollout, ...]]:
+    def sample(self, requests: Sequence[SampleRequest], policy_version: int | None) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in the requests' order.
 
         Raises what `stream` raises, and RunError for a group that fails.
@@ -93,7 +93,7 @@ class VllmEngine:
         return in_order(self.stream(list(requests), policy_version))
 
     def stream(
-        self, requests: list[SampleRequest], policy_version: int, timeout_s: float | None = None
+        self, requests: list[SampleRequest], policy_version: int | None, timeout_s: float | None = None
     ) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]:
         """Groups with their requests' indices, as they end. `requests` may grow meanwhile.
 
@@ -171,7 +171,8 @@ class VllmEngine:
             ended_by = "length" if completion.finish_reason == "length" else "text" if by_text else "token"
             text = response_text(self.tokenizer, token_ids, ended_by, group.request.sampling.stop)
             prompt, reason = group.request.prompt, completion.finish_reason
-            rollouts.append(Rollout(prompt, prompt_ids, token_ids, logprobs, text, reason, version))
+            changed = group.last_versions[place] != version
+            rollouts.append(Rollout(prompt, prompt_ids, token_ids, logprobs, text, reason, version, changed_policy=changed))
         return sound_group(group.request, rollouts)
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], policy_version: int) -> int:

@@ -19,7 +19,7 @@ from harmonyray.types import SampleRequest
 @dataclass(eq=False, slots=True)
 class Group:
     """One request of a stream. `versions`: the policy versions under which its samples, in order, were handed to vLLM;
-    `running`: which of them vLLM has, by vLLM's request id; `completions`: those that have ended; `began`: s, monotonic."""
+    `running`: which of them vLLM has, by vLLM's request id; `completions`: those that have ended, `last_versions` the policy versions under which they did; `began`: s, monotonic."""
 
     index: int
     request: SampleRequest
@@ -28,6 +28,7 @@ class Group:
     versions: list[int] = field(default_factory=list)
     running: dict[str, int] = field(default_factory=dict)
     completions: dict[int, Any] = field(default_factory=dict)
+    last_versions: dict[int, int] = field(default_factory=dict)
 
     @property
     def handed(self) -> bool:
@@ -74,7 +75,8 @@ class VllmRequests:
         for output in self.engine.step() if self._running else ():
             if output.finished:
                 stream, group = self._running.pop(output.request_id)
-                group.completions[group.running.pop(output.request_id)] = output.outputs[0]
+                place = group.running.pop(output.request_id)
+                group.completions[place], group.last_versions[place] = output.outputs[0], policy_version
                 if group.handed and not group.running:
                     del stream.running[group]
                     stream.ended.append(group)
