@@ -90,17 +90,17 @@ class RayRuntime:
 
     def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
         """Each view's prompts are counted by the first replica of its group."""
+        first = {replica.group.name: replica for replica in reversed(self.replicas)}.values()
+        own = {r.name: [view for view in views if view.name in r.group.views] for r in first}
+        asked = [(r, r.handle, r.handle.count_tokens.remote(own[r.name], problems)) for r in first if own[r.name]]
         out: dict[str, list[int]] = {}
-        refs = []
-        for replica in {r.group.name: r for r in reversed(self.replicas)}.values():
-            own = [view for view in views if view.name in replica.group.views]
-            if own:
-                refs.append((replica.name, replica.handle.count_tokens.remote(own, problems)))
-        for name, ref in refs:
+        while asked:
+            replica, handle, ref = asked.pop()
             try:
-                out |= self.pool.get(ref, name=name)
-            except DEATHS as e:
-                raise RunError(f"{name} died while it counted tokens: {_short(e)}; check memory with `harmonyray doctor`") from e
+                out |= self.pool.get(ref, name=replica.name)
+            except DEATHS:
+                self._revive_one(replica, handle)
+                asked.append((replica, replica.handle, replica.handle.count_tokens.remote(own[replica.name], problems)))
         return out
 
     def sample(

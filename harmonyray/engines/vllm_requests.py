@@ -19,7 +19,8 @@ from harmonyray.types import SampleRequest
 @dataclass(eq=False, slots=True)
 class Group:
     """One request of a stream. `versions`: the policy versions under which its samples, in order, were handed to vLLM;
-    `running`: which of them vLLM has, by vLLM's request id; `completions`: those that have ended, `last_versions` the policy versions under which they did; `began`: s, monotonic."""
+    `running`: which of them vLLM has, by vLLM's request id; `completions`: those that have ended,
+    and `last_versions` the policy versions under which they did; `began`: s, monotonic."""
 
     index: int
     request: SampleRequest

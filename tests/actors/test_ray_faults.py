@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from actor_helpers import (
 from harmonyray import build
 from harmonyray.actors.runtime import RayRuntime
 from harmonyray.cli import main
-from harmonyray.types import SampleRequest, Sampling
+from harmonyray.protocols import Ask
+from harmonyray.types import Sampling
 
 SYNC_LIMIT_S = 20
 
@@ -132,7 +133,7 @@ def test_all_view_actors_killed_between_steps(bench: Bench) -> None:
 def test_a_view_actor_killed_while_it_samples(bench: Bench, tmp_path: Path) -> None:
     bench.rewind()
     victim, marker = bench.runtime.replicas[0].handle, tmp_path / "sampling"
-    hold_up(victim, "engine", "sample", marker, 30)
+    hold_up(victim, "engine", "stream", marker, 30)
     with kill_when(marker, pid_of(victim)):
         start = time.monotonic()
         record, weights = drive(small_config(), bench.runtime, bench.grader)
@@ -164,11 +165,11 @@ def test_a_view_actor_killed_during_a_broadcast(bench: Bench, tmp_path: Path, vi
 
 @pytest.mark.slow
 def test_a_view_actor_killed_while_it_counts_tokens(bench: Bench, tmp_path: Path) -> None:
-    prompts = {v.name: [v.render(p) for p in build.load_problems(small_config())[0]] for v in build.make_views(small_config())}
-    expected = bench.runtime.count_tokens(prompts)
+    asked = build.make_views(small_config()), build.load_problems(small_config())[0]
+    expected = bench.runtime.count_tokens(*asked)
     assert all(n > 0 for view in expected.values() for n in view)
     kill(pid_of(bench.runtime.replicas[0].handle))
-    assert bench.runtime.count_tokens(prompts) == expected
+    assert bench.runtime.count_tokens(*asked) == expected
 
 
 @pytest.mark.slow
@@ -182,19 +183,21 @@ def test_a_killed_grader_is_replaced_and_asked_again(bench: Bench, tmp_path: Pat
     assert bench.grader.equal([(r"\frac{1}{2}", "0.5"), ("3", "4")]) == [True, False]
 
 
+def said(problems: Iterable[Any]) -> dict[str, list[list[int]]]:
+    """The tokens of the first view, by problem."""
+    return {item.problem.id: [s.token_ids.tolist() for s in item.fetch()[0]] for item in problems}
+
+
 def test_a_runtime_that_only_samples_heals_and_closing_it_frees_everything(local_ray: None) -> None:
     """Without a learner a killed engine comes back with the weights of the file."""
     config = small_config("method.type=majority_vote", "views.reframer=null")
     views = build.make_views(config)
-    asked = {"solver": [SampleRequest(views[0].render(p), (1, 2)) for p in build.load_problems(config)[0]]}
+    asked = [Ask(views[0], 2, Sampling(8))], build.load_problems(config)[0], 0, (1,)
     before = ray.available_resources()["CPU"]
     with build.open_runtime(config, views, learn=False) as (runtime, grader):
-        expected = runtime.sample(asked, dict.fromkeys(asked, Sampling(8)), 0)
+        expected = said(runtime.sample(*asked))
         kill(pid_of(runtime.replicas[0].handle))
-        again = runtime.sample(asked, dict.fromkeys(asked, Sampling(8)), 0)
-        assert [[s.token_ids.tolist() for s in g] for g in again["solver"]] == [
-            [s.token_ids.tolist() for s in g] for g in expected["solver"]
-        ]
+        assert said(runtime.sample(*asked)) == expected
         assert (runtime.take_restarts(), runtime.take_restarts()) == (1, 0)
         assert grader.equal([(r"x^2-1", "(x-1)(x+1)")]) == [True]
         pids = [pid_of(runtime.replicas[0].handle), pid_of(grader.handle)]
