@@ -57,7 +57,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
     with a checkpoint saved, for a step of which too little could be sampled.
     """
     saved = first_step - 1
-    ahead = ThreadPoolExecutor(1, thread_name_prefix="collect")
+    beside = ThreadPoolExecutor(2, thread_name_prefix="step")  # for the next rollouts, and for learning
     coming: Future[Collected] | None = None
     try:
         for step in range(first_step, p.steps + 1):
@@ -76,21 +76,20 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 if p.lag and not (p.saves(step) or p.evaluates(step)):
                     with clock("sync"):
                         row |= _named("sync", p.runtime.sync())
-                    coming = ahead.submit(collect_step, p, step + 1, None if p.syncs_in_flight else p.runtime.engine_version)
+                    coming = beside.submit(collect_step, p, step + 1, None if p.syncs_in_flight else p.runtime.engine_version)
                 with clock("grade"):
                     row |= p.audit(got.groups)
                     judgements = p.method.judge(got.groups, step)
+                    plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
+                with clock("learn"):
+                    learning = None if plan is None else beside.submit(p.runtime.update, plan, step)
                     ledger = take_ledger(step, judgements)
                     row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
                     row |= collected_metrics(got, p.asks, p.schedule.per_step)
-                    plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
-                if plan is not None:
-                    with clock("learn"):
-                        report = p.runtime.update(plan, step)
-                        row |= _named("train", report.metrics)
-                    if coming is None or p.syncs_in_flight:
-                        with clock("sync"):
-                            row |= _named("sync", p.runtime.sync())
+                    row |= {} if learning is None else _named("train", learning.result().metrics)
+                if learning is not None and (coming is None or p.syncs_in_flight):
+                    with clock("sync"):
+                        row |= _named("sync", p.runtime.sync())
                 row |= {"policy_version": p.runtime.policy_version, "train/skipped": float(plan is None)}
                 if p.evaluates(step):
                     with clock("eval"):
@@ -105,7 +104,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 return step
         return p.steps
     finally:
-        ahead.shutdown(wait=False, cancel_futures=True)
+        beside.shutdown(wait=False, cancel_futures=True)
 
 
 def collect_step(p: Parts, step: int, version: int | None) -> Collected:

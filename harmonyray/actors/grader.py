@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import ray
@@ -33,6 +34,7 @@ class RayGrader:
         self._pool, self._seat = pool, (GraderWorker, bundle, seat.num_gpus, spec)
         self.handle = pool.start(*self._seat)
         self.started = self.handle.start.remote()
+        self._turn = Lock()
 
     def group(self, rollouts: Iterable[ProblemRollouts]) -> list[AnswerGroup]:
         """While the actor works on some problems, those that arrive are gathered for its next call."""
@@ -49,11 +51,12 @@ class RayGrader:
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         while True:
+            handle = self.handle
             try:
-                equal: list[bool] = self._pool.get(self.handle.equal.remote(list(pairs)), name="the grader")
+                equal: list[bool] = self._pool.get(handle.equal.remote(list(pairs)), name="the grader")
                 return equal
             except DEATHS:
-                self._replace()
+                self._replace(handle)
 
     def _ask(self, items: list[ProblemRollouts]) -> _Call:
         return _Call(self.handle, items, *self.handle.group.options(num_returns=2).remote(items))
@@ -63,14 +66,16 @@ class RayGrader:
             try:
                 groups: list[AnswerGroup] = self._pool.get(call.answers, name="the grader")
             except DEATHS:
-                if call.handle is self.handle:
-                    self._replace()
+                self._replace(call.handle)
                 call = self._ask(call.items)
             else:
                 return [replace(group, rewordings=Stored(call.rewordings, i)) for i, group in enumerate(groups)]
 
-    def _replace(self) -> None:
-        """A new actor in the dead one's seat, once it is built; calls that were made to the dead one have to be made again."""
-        self.handle = self._pool.replace("the grader", self.handle, *self._seat)
-        self.started = self.handle.start.remote()
-        self._pool.get(self.started, name="the grader")
+    def _replace(self, dead: Any) -> None:
+        """A new actor in the dead one's seat, once it is built, unless it has one already; calls that were made to the dead one
+        have to be made again."""
+        with self._turn:
+            if self.handle is dead:
+                handle = self._pool.replace("the grader", dead, *self._seat)
+                self._pool.get(handle.start.remote(), name="the grader")
+                self.handle = handle

@@ -6,6 +6,7 @@ A plain class: it may live in the driver or inside an actor, on any thread.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from threading import Lock
 from types import TracebackType
 
 import numpy as np
@@ -23,7 +24,7 @@ from harmonyray.views.numbers import kept_share
 class AnswerGrader:
     """A `protocols.Grader`. `views` are the run's, in the order of `ProblemRollouts.rollouts`.
 
-    Use as a context manager or call `close()`: it owns a child process. Not for concurrent calls from several threads.
+    Use as a context manager or call `close()`: it owns a child process. Several threads take turns, problem by problem.
     """
 
     class Options(PluginOptions):
@@ -38,6 +39,7 @@ class AnswerGrader:
         options = options or self.Options()
         self._views = tuple(views)
         self._equivalence = Equivalence(options.limit_s, options.memory_mb, options.max_chars)
+        self._turn = Lock()
 
     def __enter__(self) -> AnswerGrader:
         return self
@@ -59,7 +61,8 @@ class AnswerGrader:
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the answers of each pair are the same; given up or unreadable is False."""
-        return [verdict.equal for verdict in self._equivalence.check(pairs)]
+        with self._turn:
+            return [verdict.equal for verdict in self._equivalence.check(pairs)]
 
     def close(self) -> None:
         """End the solver's process. Calling it twice is fine."""
@@ -70,7 +73,8 @@ class AnswerGrader:
         parsed = [
             [_parse(view, item.problem, rollout) for rollout in row] for view, row in zip(self._views, item.fetch(), strict=True)
         ]
-        clustering = cluster_answers([[response.answer for response in row] for row in parsed], self._equivalence)
+        with self._turn:
+            clustering = cluster_answers([[response.answer for response in row] for row in parsed], self._equivalence)
         return AnswerGroup(
             problem_id=item.problem.id,
             cluster_ids=clustering.cluster_ids,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from harmonyray.algos.advantages import Grpo
-from harmonyray.algos.losses import PpoClip, kl_k3
+from harmonyray.algos.losses import PpoClip, TruncatedIs, kl_k3
 
 SHIPPED = Path(__file__).parent / "data" / "grpo_cases.jsonl"
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "golden" / "grpo_dev.jsonl"
@@ -162,3 +162,16 @@ def test_kl_against_recorded(path: Path) -> None:
         mask = np.array(row["mask"], dtype=bool)
         got = kl_k3(torch.tensor(row["new_logprob"]), torch.tensor(row["ref_logprob"])).numpy()
         assert got[mask] == pytest.approx(np.array(row["expected"]["kl_k3"])[mask], abs=1e-5), row["id"]
+
+
+def test_truncated_importance_weights_by_hand() -> None:
+    """Ratios 1, e (cut to 2) and 1/2: losses −ρ·A·log π and gradients −ρ·A, the weight without one."""
+    old = torch.tensor([-1.0, -2.0, math.log(0.5)])
+    new = torch.tensor([-1.0, -1.0, math.log(0.25)], requires_grad=True)
+    advantages = torch.tensor([2.0, 1.0, -4.0])
+    loss, cut = TruncatedIs(TruncatedIs.Options(cap=2.0)).per_token(new, old, advantages)
+    assert loss.tolist() == pytest.approx([2.0, 2.0, 2.0 * math.log(0.25)])
+    assert cut.tolist() == [False, True, False]
+    loss.sum().backward()
+    assert new.grad is not None
+    assert new.grad.tolist() == pytest.approx([-2.0, -2.0, 2.0])

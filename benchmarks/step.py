@@ -1,0 +1,97 @@
+"""Where a step's time goes: the share that is spent neither generating nor learning, on actors.
+
+    python benchmarks/step.py --out benchmarks/results
+
+Every run is a training of its own on actors. A step's wall time is taken from one record to the next, so that what happens
+between steps (recording, checkpoints) counts; the first two steps and those with an evaluation or a checkpoint are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harmonyray.config import load_config
+from harmonyray.console import Reporter
+from harmonyray.run import run_training
+from harmonyray.tracking import read_metrics
+
+PHASES = ("generate", "grade", "learn", "sync")
+LAG = ["rollout.lag=1", "loss.type=truncated_is"]
+RUNS: dict[str, list[str]] = {
+    "quickstart": [],
+    "quickstart, lag 1": LAG,
+    "quickstart, vllm": ["rollout.engine.type=vllm"],
+    "quickstart, vllm, lag 1": ["rollout.engine.type=vllm", *LAG],
+    "quickstart, 4x the problems": ["rollout.problems_per_step=64"],
+}
+
+
+class Stopwatch(Reporter):
+    """Notes when each step was recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.at: dict[int, float] = {}
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        self.at[int(row["step"])] = time.perf_counter()
+
+
+def measure(name: str, steps: int) -> dict[str, Any]:
+    """One run; medians over its steps."""
+    watch = Stopwatch()
+    every = steps + 1  # no evaluation and no checkpoint before the end
+    overrides = [*RUNS[name], f"steps={steps}", f"eval.every={every}", f"checkpoint.every={every}", "eval.num_samples=1"]
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config("quickstart", overrides)
+        run_training(config, Path(folder) / "run", False, watch)
+        rows = {row["step"]: row for row in read_metrics(Path(folder) / "run")}
+    taken = []
+    for step in range(3, steps):
+        wall = watch.at[step] - watch.at[step - 1]
+        seconds = {phase: rows[step][f"time/{phase}_s"] for phase in PHASES}
+        other = wall - seconds["generate"] - seconds["learn"]
+        taken.append({"wall": wall, **seconds, "other": other, "share": other / wall})
+    out = {key: statistics.median(step[key] for step in taken) for key in taken[0]}
+    return {"run": name, "steps": len(taken), **out}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    head = "| run | s a step | generate | grade | learn | sync | neither generating nor learning |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for r in results:
+        seconds = " | ".join(f"{r[key]:.3f}" for key in ("wall", *PHASES))
+        lines.append(f"| {r['run']} | {seconds} | {r['share']:.1%} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--out", type=Path, help="folder for step.{json,md}")
+    args = parser.parse_args()
+    results = []
+    for name in args.runs:
+        results.append(measure(name, args.steps))
+        print(f"{name}: {results[-1]['share']:.1%} of {results[-1]['wall']:.3f} s", flush=True)
+    print(table(results))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        machine = {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+        (args.out / "step.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+        (args.out / "step.md").write_text(table(results) + "\n")
+    print(json.dumps({r["run"]: round(r["share"], 4) for r in results}))
+
+
+if __name__ == "__main__":
+    main()
