@@ -84,7 +84,7 @@ class RayRuntime:
             except DEATHS as e:
                 raise RunError(f"{name} died while it was starting: {_short(e)}; check memory with `harmonyray doctor`") from e
         if self.learner is not None:
-            self.weight_sync = WeightSync(self.pool, self.learner, self._learner_gpus, self.sync_config)
+            self.weight_sync = WeightSync(self.pool, self.learner, self.sync_config)
 
     def count_tokens(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[int]]:
         return self._ask_engines(prompts, lambda job: job.replica.handle.count_tokens.remote(job.items))

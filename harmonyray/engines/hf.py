@@ -6,12 +6,14 @@ split over batches. Every sample draws from its own seed, so its tokens do not d
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from pydantic import PositiveInt
 
+from harmonyray.engines.hf_weights import ReceivesWeights
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
 from harmonyray.engines.weights import checksum, named_weights
@@ -22,7 +24,7 @@ COMPACT_SHARE = 0.125  # rows are dropped once this share of the batch has finis
 STOP_MARGIN = 8  # tokens looked at beside as many as a stop text has characters: some tokens show nothing
 
 
-class HfEngine:
+class HfEngine(ReceivesWeights):
     """Generates with transformers. `policy_version` is the version of the weights it holds (0: as loaded)."""
 
     class Options(PluginOptions):
@@ -34,6 +36,7 @@ class HfEngine:
         self.tokenizer = load_tokenizer(model)
         self.model = load_model(model, dtype)
         self.policy_version = 0
+        self.lock = threading.Lock()
         stop = {self.tokenizer.eos_token_id}
         configured = self.model.generation_config.eos_token_id
         stop.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
@@ -71,9 +74,10 @@ class HfEngine:
         unknown = [name for name in weights if name not in own]
         if unknown:
             raise KeyError(f"weights for tensors that the engine's model does not have: {unknown[:3]} ({len(unknown)} in all)")
-        for name, tensor in weights.items():
-            own[name].copy_(tensor)
-        self.policy_version = policy_version
+        with self.lock:
+            for name, tensor in weights.items():
+                own[name].copy_(tensor)
+            self.policy_version = policy_version
         return checksum(own)
 
     def _chunks(self, requests: Sequence[SampleRequest], prompt_ids: Sequence[list[int]]) -> Iterator[list[int]]:

@@ -6,7 +6,7 @@ its key-value blocks by prefix caching. Importing vLLM takes seconds and changes
 
 from __future__ import annotations
 
-import warnings
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +19,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from harmonyray.engines.loading import load_tokenizer, weight_shapes
 from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
 from harmonyray.engines.states import ASLEEP, CLOSED, PAUSED, SERVING, EngineState
+from harmonyray.engines.vllm_join import VllmReceivesWeights
 from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, start_engine
 from harmonyray.engines.vllm_weights import check_complete
 from harmonyray.engines.weights import checksum
@@ -27,7 +28,7 @@ from harmonyray.registry import PluginOptions
 from harmonyray.types import Prompt, Rollout, SampleRequest, Sampling
 
 
-class VllmEngine:
+class VllmEngine(VllmReceivesWeights):
     """Generates with vLLM. `policy_version` is the version of the weights it holds (0: as loaded).
 
     With `Sampling.top_p` below 1 (evaluation and views that are not trained) the log-probs are those of the cut distribution.
@@ -62,6 +63,7 @@ class VllmEngine:
         self._end = weakref.finalize(self, self.engine.engine_core.shutdown)
         self.policy_version = 0
         self.state = EngineState()
+        self.lock = threading.Lock()
         settings = self.engine.model_config
         configured = (settings.try_get_generation_config() or {}).get("eos_token_id")
         stop = {self.tokenizer.eos_token_id}
@@ -100,17 +102,11 @@ class VllmEngine:
         """
         check_complete(weights, self.shapes)
         own_order = {name: weights[name] for name in self.shapes}
-        with self.state.updating():
+        with self.lock, self.state.updating():
             unread = self.engine.collective_rpc("replace_weights", args=(own_order,))[0]
-            if not self.engine.reset_prefix_cache():
-                raise RunError("vLLM did not drop its prefix cache: requests are still running")
+            self.drop_cached()
         self.policy_version = policy_version
-        if unread:
-            warnings.warn(
-                f"{len(unread)} of {len(own_order)} weights, {unread[0]!r} for one, cannot be read back from vLLM: their "
-                "checksum says what was handed to it and loaded, not what it computes with",
-                stacklevel=2,
-            )
+        self.warn_unread(unread)
         return checksum(own_order)
 
     def pause(self) -> None:
