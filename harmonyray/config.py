@@ -168,9 +168,12 @@ class RuntimeConfig(Section):
 
 
 class SyncConfig(Section):
-    backend: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: NCCL where every member has a GPU, else gloo")
-    bucket_mb: PositiveFloat = Field(64.0, description="weights are packed into buckets of this size")
-    timeout_s: PositiveFloat = Field(60.0, description="longest wait for one broadcast")
+    backend: Literal["auto", "gloo", "nccl", "ipc"] = Field(
+        "auto",
+        description="auto: CUDA IPC to an engine on the learner's GPU, NCCL to one with its own GPUs, else gloo",
+    )
+    bucket_mb: PositiveFloat = Field(16.0, description="small tensors are packed into buckets of this size; large ones go alone")
+    timeout_s: PositiveFloat = Field(60.0, description="longest wait for one broadcast to arrive, and for it to be loaded")
     in_flight: Literal["drain", "pause"] = Field(
         "drain",
         description="with rollout.lag 1: whether new weights wait until the rollouts under way are done, or are taken in between "

@@ -29,6 +29,11 @@ def check_together(c: Config) -> None:
         raise ConfigError(
             "'sync.backend' is nccl, but a trained view or the learner has num_gpus 0: give each a GPU, or use auto or gloo"
         )
+    if c.sync.backend == "ipc" and (min(gpus) == 0 or c.rollout.engine.type != "vllm"):
+        raise ConfigError(
+            "'sync.backend' is ipc, which hands GPU memory to an engine of type vllm on the learner's GPU: set "
+            "rollout.engine.type=vllm and give the learner and every trained view a share of one GPU, or use auto or gloo"
+        )
     if c.audit.action == "down_weight":
         weighs = getattr(resolve("methods", c.method.type), "check_weighing", None)
         if weighs is None:

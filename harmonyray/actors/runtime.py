@@ -81,7 +81,7 @@ class RayRuntime:
             except DEATHS as e:
                 raise RunError(f"{name} died while it was starting: {_short(e)}; check memory with `harmonyray doctor`") from e
         if self.learner is not None:
-            self.weight_sync = WeightSync(self.pool, self.learner, self._learner_gpus, self.sync_config)
+            self.weight_sync = WeightSync(self.pool, self.learner, self.sync_config)
 
     @property
     def engine_version(self) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.registry import PluginOptions, resolve
+
+__all__ = ["GroupSpec", "PartSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +22,3 @@ class PartSpec:
 
     def build(self, **more: Any) -> Any:
         return resolve(self.kind, self.type)(options=self.options, **self.arguments, **more)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSpec:
-    """What a member needs to join a broadcast group: where the store is, the group's name, who belongs to it in order of
-    rank (the learner first), backend and timeout."""
-
-    host: str
-    port: int
-    name: str
-    members: tuple[str, ...]
-    backend: str
-    timeout_s: float
-
-    @property
-    def world_size(self) -> int:
-        return len(self.members)

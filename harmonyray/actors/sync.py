@@ -5,43 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ray
+
 from harmonyray.actors.pool import ActorPool
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.specs import GroupSpec
+from harmonyray.actors.transports import WeightEnd, plan_groups
 from harmonyray.config import SyncConfig
-from harmonyray.errors import AlteredWeightsError
+from harmonyray.errors import AlteredWeightsError, WeightSyncError
 
 
 class WeightSync:
-    """Broadcasts from `learner` (an actor that has started, with `num_gpus`) to engine actors."""
+    """Broadcasts from `learner` (an actor that has started) to engine actors."""
 
-    def __init__(self, pool: ActorPool, learner: Any, num_gpus: float, config: SyncConfig) -> None:
-        self.pool, self.learner, self.num_gpus, self.config = pool, learner, num_gpus, config
+    def __init__(self, pool: ActorPool, learner: Any, sync_config: SyncConfig) -> None:
+        self.pool, self.learner, self.sync_config = pool, learner, sync_config
         self.weight_specs = learner.weight_specs.remote()
         self.host, self.port = pool.get(learner.address.remote())
+        self._end: WeightEnd = pool.get(learner.weight_end.remote())
         self._group_number = 0
-        self._joined: list[Any] = []  # the handles that are in the present group
+        self._joined: list[Any] = []  # the handles that are in the present groups
 
     def forget(self) -> None:
-        """The next broadcast makes a new group: the present one has lost a member or is out of step."""
+        """The next broadcast makes new groups: a present one has lost a member or is out of step."""
         self._joined = []
 
     def broadcast(self, replicas: Sequence[Replica], policy_version: int) -> int:
-        """Sends the weights to these engines; returns the bytes sent to each.
+        """Sends the weights to these engines, all or some of the run's; returns the bytes sent to each. Other engines are not
+        involved and may be busy.
 
-        Raises AlteredWeightsError if one acknowledges another policy version or checksum than what was sent.
+        Raises WeightSyncError, naming who did not join or did not take what within sync.timeout_s, or did not load it within that
+        time again; AlteredWeightsError if one acknowledges another policy version or checksum than what was sent.
         """
         engines = [r.handle for r in replicas]
-        bucket_bytes = int(self.config.bucket_mb * 1024 * 1024)
-        if self._joined != engines:
-            self._group_number += 1
-            members = ("learner", *(r.name for r in replicas))
-            name, backend = f"weights-{self._group_number}", self._backend(replicas)
-            spec = GroupSpec(self.host, self.port, name, members, backend, self.config.timeout_s)
-            self.pool.get([self.learner.join.remote(spec)] + [e.join.remote(spec, i + 1) for i, e in enumerate(engines)])
-            self._joined = engines
-        acks = [e.receive.remote(self.weight_specs, bucket_bytes, policy_version) for e in engines]
-        num_bytes, expected = self.pool.get(self.learner.send.remote(self.weight_specs, bucket_bytes))
+        try:
+            if self._joined != engines:
+                self._join(replicas)
+            acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
+            num_bytes, expected = self.pool.get(self.learner.send.remote(self.weight_specs, self._bucket_bytes), "the learner")
+            self._check_loaded(replicas, acks)
+        except BaseException:
+            self.forget()
+            raise
         for replica, held in zip(replicas, self.pool.get(acks), strict=True):
             if held != expected:
                 raise AlteredWeightsError(
@@ -50,8 +55,29 @@ class WeightSync:
                 )
         return int(num_bytes)
 
-    def _backend(self, replicas: Sequence[Replica]) -> str:
-        if self.config.backend != "auto":
-            return self.config.backend
-        # NCCL refuses two members on one GPU, which a share of one may mean.
-        return "nccl" if min(self.num_gpus, *(r.num_gpus for r in replicas)) >= 1 else "gloo"
+    @property
+    def _bucket_bytes(self) -> int:
+        return int(self.sync_config.bucket_mb * 1024 * 1024)
+
+    def _join(self, replicas: Sequence[Replica]) -> None:
+        """Learner and engines leave their groups and meet in new ones."""
+        ends = self.pool.get([r.handle.weight_end.remote() for r in replicas])
+        by_name = {r.name: r.handle for r in replicas}
+        specs, joining = [], []
+        for group in plan_groups(self.sync_config.backend, self._end, dict(zip(by_name, ends, strict=True))):
+            self._group_number += 1
+            name = f"weights-{self._group_number}"
+            specs.append(GroupSpec(self.host, self.port, name, group.members, group.transport, self.sync_config.timeout_s))
+            joining += [by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()]
+        self.pool.get([self.learner.join.remote(specs), *joining])
+        self._joined = [r.handle for r in replicas]
+
+    def _check_loaded(self, replicas: Sequence[Replica], acks: Sequence[Any]) -> None:
+        """Every engine has every byte: now each loads them."""
+        done, _ = ray.wait(list(acks), num_returns=len(acks), timeout=self.sync_config.timeout_s, fetch_local=False)
+        late = [r.name for r, ack in zip(replicas, acks, strict=True) if ack not in done]
+        if late:
+            raise WeightSyncError(
+                f"{', '.join(late)} took all buckets but did not load them within sync.timeout_s = "
+                f"{self.sync_config.timeout_s:g} s: raise it, or look at the engine's log"
+            )

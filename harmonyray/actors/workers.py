@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harmonyray.actors.specs import GroupSpec, PartSpec
+from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
 from harmonyray.protocols import View
 from harmonyray.rollouts import Want, figures, serve
@@ -30,7 +31,6 @@ from harmonyray.types import (
 )
 
 if TYPE_CHECKING:
-    from harmonyray.actors.broadcast import WeightGroup
     from harmonyray.engines.weights import TensorSpec
 
 NOT_HERE: Here[Rewordings] = Here(())
@@ -41,7 +41,6 @@ class EngineWorker:
 
     def __init__(self, spec: PartSpec) -> None:
         self.spec = spec
-        self.group: WeightGroup | None = None
 
     def start(self) -> int:
         """Builds the engine; returns the process id. Raises ModelError."""
@@ -68,20 +67,16 @@ class EngineWorker:
                 yield group
                 yield w, figures(group)
 
-    def join(self, group: GroupSpec, rank: int) -> None:
-        from harmonyray.actors.broadcast import WeightGroup
+    def weight_end(self) -> WeightEnd:
+        return WeightEnd(self.engine.num_weight_ranks, self.engine.weight_transports, own_gpus())
 
-        self.group = None
-        self.group = WeightGroup(group, rank)
+    def join(self, group: GroupSpec, rank: int) -> None:
+        self.engine.join_weights(group, rank)
 
     def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> tuple[int, int]:
         """Takes part in one broadcast, loads what arrived and acknowledges with the policy version and the checksum of what
         the engine now holds."""
-        import torch
-
-        assert self.group is not None, "join a broadcast group first"
-        device = torch.device("cuda" if self.group.spec.backend == "nccl" else "cpu")
-        held = self.engine.load_weights(self.group.receive(weight_specs, bucket_bytes, device), policy_version)
+        held = self.engine.receive_weights(weight_specs, bucket_bytes, policy_version)
         return self.engine.policy_version, held
 
 
@@ -90,7 +85,7 @@ class LearnerWorker:
 
     def __init__(self, spec: PartSpec, loss: PartSpec, store_timeout_s: float) -> None:
         self.spec, self.loss, self.store_timeout_s = spec, loss, store_timeout_s
-        self.group: WeightGroup | None = None
+        self.senders: list[Any] = []
 
     def start(self) -> int:
         """Builds the learner and the store that broadcast groups meet at; returns the process id. Raises ModelError."""
@@ -112,22 +107,22 @@ class LearnerWorker:
 
         return specs(self.learner.weights())
 
-    def join(self, group: GroupSpec) -> None:
-        from harmonyray.actors.broadcast import WeightGroup
+    def weight_end(self) -> WeightEnd:
+        return WeightEnd(1, TRANSPORTS, own_gpus())
 
-        self.group = None
-        self.group = WeightGroup(group, 0, self.store)
+    def join(self, groups: list[GroupSpec]) -> None:
+        """Leaves all broadcast groups and joins these as rank 0."""
+        from harmonyray.actors.broadcast import sender
+
+        self.senders = []
+        self.senders = [sender(group, self.store) for group in groups]
 
     def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, tuple[int, int]]:
-        """Broadcasts the weights; returns bytes per engine, and the policy version and checksum to be acknowledged."""
-        from harmonyray.engines.weights import checksum
-
-        assert self.group is not None, "join a broadcast group first"
+        """Broadcasts the weights in every group, one after the other; returns bytes per engine, and the policy version and
+        checksum to be acknowledged."""
         weights = self.learner.weights()
-        if self.group.spec.backend == "gloo":
-            weights = {name: tensor.cpu() for name, tensor in weights.items()}
-        num_bytes = self.group.send(weights, weight_specs, bucket_bytes)
-        return num_bytes, (self.learner.policy_version, checksum(weights))
+        sent = [s.send(weights, weight_specs, bucket_bytes) for s in self.senders]
+        return sent[0][0], (self.learner.policy_version, sent[0][1])
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""

@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 
 from harmonyray.engines.groups import in_order, refused_request, sound_group, too_late
 from harmonyray.engines.hf_batch import Batch, Sampled
+from harmonyray.engines.hf_weights import ReceivesWeights
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
 from harmonyray.engines.turns import Turns
@@ -23,7 +24,7 @@ from harmonyray.registry import PluginOptions
 from harmonyray.types import Failure, Prompt, Rollout, SampleRequest
 
 
-class HfEngine:
+class HfEngine(ReceivesWeights):
     """Generates with transformers. `policy_version` is the version of the weights it holds (0: as loaded).
 
     `max_tokens` is what a prompt and its response may need together, when known; never more than the model's positions.
@@ -48,7 +49,7 @@ class HfEngine:
         self.stop_ids = torch.tensor(sorted(stop), device=self.model.device)
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.limit: int | None = min((n for n in (positions, max_tokens) if n is not None), default=None)
-        self._turns = Turns()
+        self.lock = Turns()
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Prompt lengths in tokens."""
@@ -70,7 +71,7 @@ class HfEngine:
         fit into memory is split; a group that does not fit alone is a Failure. A rollout has the policy version that its batch
         ran with. Raises StaleWeightsError if the engine's weights are not those of `policy_version` when it is called.
         """
-        with self._turns:
+        with self.lock:
             refuse_stale(policy_version, self.policy_version)
         return self._serve(requests, timeout_s)
 
@@ -105,12 +106,12 @@ class HfEngine:
                 continue
             samples, version = iter(ran[0]), ran[1]
             for i, (request, ids) in zip(chunk, asked, strict=True):
-                yield i, self._group(request, ids, [next(samples) for _ in request.seeds], version, timeout_s)
+                yield i, self._rollouts(request, ids, [next(samples) for _ in request.seeds], version, timeout_s)
 
     @torch.inference_mode()
     def _run(self, asked: Sequence[tuple[SampleRequest, list[int]]], timeout_s: float | None) -> tuple[list[Sampled], int] | None:
         """One batch's samples, and the policy version it ran with; None if it does not fit into memory."""
-        with self._turns:
+        with self.lock:
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
             batch = Batch(self.model, self.tokenizer, self.stop_ids, asked[0][0].sampling)
             try:
@@ -123,7 +124,7 @@ class HfEngine:
                 torch.cuda.empty_cache()
             return None
 
-    def _group(
+    def _rollouts(
         self, request: SampleRequest, ids: list[int], samples: Sequence[Sampled], version: int, timeout_s: float | None
     ) -> tuple[Rollout, ...] | Failure:
         if any(sample.ended_by == "time" for sample in samples):
@@ -148,7 +149,7 @@ class HfEngine:
         unknown = [name for name in weights if name not in own]
         if unknown:
             raise KeyError(f"weights for tensors that the engine's model does not have: {unknown[:3]} ({len(unknown)} in all)")
-        with self._turns:
+        with self.lock:
             for name, tensor in weights.items():
                 own[name].copy_(tensor)
             self.policy_version = policy_version

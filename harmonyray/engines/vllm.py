@@ -7,7 +7,6 @@ takes seconds and changes the process: the constructor does it.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,16 +21,17 @@ from harmonyray.engines.loading import load_tokenizer, weight_shapes
 from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
 from harmonyray.engines.states import ASLEEP, CLOSED, PAUSED, SERVING, EngineState, EngineStateError
 from harmonyray.engines.turns import Turns
+from harmonyray.engines.vllm_join import VllmReceivesWeights
 from harmonyray.engines.vllm_requests import Group, Stream, VllmRequests
 from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, start_engine
 from harmonyray.engines.vllm_weights import check_complete
 from harmonyray.engines.weights import checksum
-from harmonyray.errors import ConfigError, RunError
+from harmonyray.errors import ConfigError
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Failure, Prompt, Rollout, SampleRequest
 
 
-class VllmEngine:
+class VllmEngine(VllmReceivesWeights):
     """Generates with vLLM. `policy_version` is the version of the weights it holds (0: as loaded).
 
     `max_tokens` is what a prompt and its response may need together, when known; the option max_model_len overrides it.
@@ -78,7 +78,7 @@ class VllmEngine:
         stop = {self.tokenizer.eos_token_id}
         stop.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
         self.stop_ids = sorted(stop)
-        self._turns = Turns()
+        self.lock = Turns()
         self._requests = VllmRequests(self.engine, options.max_num_seqs, self.stop_ids)
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
@@ -103,7 +103,7 @@ class VllmEngine:
         Raises StaleWeightsError if the engine's weights are not those of `policy_version` when it is called, EngineStateError if
         it is not serving, or is put to sleep or closed meanwhile.
         """
-        with self._turns:
+        with self.lock:
             self.state.require(SERVING, "generate")
             refuse_stale(policy_version, self.policy_version)
         return self._serve(requests, timeout_s)
@@ -111,7 +111,7 @@ class VllmEngine:
     def _serve(
         self, requests: list[SampleRequest], timeout_s: float | None
     ) -> Iterator[tuple[int, tuple[Rollout, ...] | Failure]]:
-        with self._turns:
+        with self.lock:
             stream = self._requests.open()
         num_seen = num_open = 0
         try:
@@ -127,7 +127,7 @@ class VllmEngine:
                     yield group.index, too_late(timeout_s)
         finally:
             stream.closed = True
-            with self._turns.if_free() as held:  # else the next one to step does it: waiting here could be for ever
+            with self.lock.if_free() as held:  # else the next one to step does it: waiting here could be for ever
                 if held and self.state.name != CLOSED:
                     self._requests.drop_closed()
 
@@ -149,7 +149,7 @@ class VllmEngine:
 
         Returns those that have ended and those that are too late.
         """
-        with self._turns, self._not_compiling():
+        with self.lock, self._not_compiling():
             if self.state.name not in (SERVING, PAUSED):
                 raise EngineStateError(f"cannot go on generating: the engine is {self.state.name} now")
             stream.waiting.extend(asked)
@@ -185,28 +185,22 @@ class VllmEngine:
         """
         check_complete(weights, self.shapes)
         own_order = {name: weights[name] for name in self.shapes}
-        with self._turns, self.state.updating():
+        with self.lock, self.state.updating():
             unread = self.engine.collective_rpc("replace_weights", args=(own_order,))[0]
-            if not self.engine.reset_prefix_cache(reset_running_requests=True):  # what they have said is computed again
-                raise RunError("vLLM did not drop its prefix cache")
+            self.drop_cached()
             self.policy_version = policy_version
-        if unread:
-            warnings.warn(
-                f"{len(unread)} of {len(own_order)} weights, {unread[0]!r} for one, cannot be read back from vLLM: their "
-                "checksum says what was handed to it and loaded, not what it computes with",
-                stacklevel=2,
-            )
+        self.warn_unread(unread)
         return checksum(own_order)
 
     def pause(self) -> None:
         """From now on begins no stream, until `resume`; open ones go on. Raises EngineStateError if the engine is not serving."""
-        with self._turns:
+        with self.lock:
             self.state.require(SERVING, "pause")
             self.state.move(PAUSED)
 
     def resume(self) -> None:
         """Ends a pause. Raises EngineStateError if the engine is not paused."""
-        with self._turns:
+        with self.lock:
             self.state.require(PAUSED, "resume")
             self.state.move(SERVING)
 
@@ -216,7 +210,7 @@ class VllmEngine:
 
         Raises ConfigError if sleep mode is off, EngineStateError if the engine is neither serving nor paused, or is generating.
         """
-        with self._turns:
+        with self.lock:
             self.state.check(ASLEEP)
             self._requests.drop_closed()
             if self._requests.num_running:
@@ -234,7 +228,7 @@ class VllmEngine:
 
     def wake(self) -> None:
         """Takes the memory back and serves. Raises EngineStateError if the engine is not asleep."""
-        with self._turns:
+        with self.lock:
             self.state.require(ASLEEP, "wake")
             if self._on_cpu():
                 self.engine.collective_rpc("restore_kv_cache")
@@ -244,7 +238,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Ends vLLM and its processes; other engines in this process cannot be used after that. Calling it twice is fine."""
-        with self._turns:
+        with self.lock:
             if self.state.name != CLOSED:
                 self.state.move(CLOSED)
                 self._end()

@@ -37,6 +37,7 @@ OWN_ARGUMENTS = {
     "logprobs_mode": _SET,
     "disable_log_stats": _SET,
     "worker_extension_cls": _SET,
+    "weight_transfer_config": _SET,
 }
 CPU_KV_GIB = 1.0
 
@@ -130,6 +131,7 @@ def _arguments(options: Any, model: str, dtype: str, on_cpu: bool) -> dict[str, 
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        "worker_extension_cls": "harmonyray.engines.vllm_weights.WeightsExtension",
+        "worker_extension_cls": "harmonyray.engines.vllm_transfer.TransferExtension",
+        "weight_transfer_config": {"backend": "harmonyray"},
         **options.engine_args,
     }

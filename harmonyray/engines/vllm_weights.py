@@ -6,12 +6,13 @@ vLLM is imported by the methods: only its workers need this module's inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from harmonyray.engines.weights import digest
 from harmonyray.errors import WeightSyncError
 
 NUM_PROBES = 16  # input columns at which a layer that keeps its weights packed is read back, for every output
@@ -34,6 +35,72 @@ def check_complete(weights: Mapping[str, torch.Tensor], expected: Mapping[str, t
             raise ValueError(f"tensor {name!r} is {got.dtype} {tuple(got.shape)}, expected {want.dtype} {tuple(want.shape)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is kept of a tensor that was sent, to tell whether a layer holds it: not the tensor, which may be on its way out."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    digest: bytes
+    probe: torch.Tensor | None  # its `probe_columns`, [rows, M], if it is a matrix
+
+    @staticmethod
+    def of(tensor: torch.Tensor, known: bytes | None = None) -> Sent:
+        """`known`: the tensor's digest, where the caller has it."""
+        probe = tensor[:, probe_columns(tensor.shape[1]).to(tensor.device)] if tensor.dim() == 2 and tensor.shape[1] else None
+        return Sent(tuple(tensor.shape), tensor.dtype, known or digest(tensor), probe)
+
+
+def probe_columns(width: int) -> torch.Tensor:
+    """Column indices int[M] of a matrix with that many columns, evenly spread."""
+    return torch.linspace(0, width - 1, min(NUM_PROBES, width)).long()
+
+
+class CheckedLoad:
+    """One change of all weights of a vLLM worker's model: begin, load in any number of parts, finish with the checks.
+
+    Inside vLLM's `set_current_vllm_config`. Between begin and finish the model cannot be used.
+    """
+
+    def __init__(self, model: torch.nn.Module, model_config: Any, num_workers: int) -> None:
+        self.model, self.model_config, self.num_workers = model, model_config, num_workers
+        self.sent: dict[str, Sent] = {}
+        self.loaded: set[str] | None = set()
+        self.every = set(dict(model.named_parameters()))
+
+    def begin(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]], digests: Mapping[str, bytes] | None = None) -> None:
+        """Loads tensors by the learner's names."""
+        weights = list(weights)
+        self.sent.update((name, Sent.of(t, (digests or {}).get(name))) for name, t in weights)
+        loaded = self.model.load_weights(iter(weights))  # type: ignore[operator]
+        self.loaded = None if loaded is None or self.loaded is None else self.loaded | loaded
+
+    def finish(self) -> list[str]:
+        """The names that could not be read back (see `unlike_sent`; all of them with several workers).
+
+        Raises WeightSyncError if vLLM left a tensor out, or if inference would not use what was sent.
+        """
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        partly = _partly_loaded(self.model)
+        finalize_layerwise_reload(self.model, self.model_config)
+        _repack_heads(self.model)
+        left_out = sorted((self.every - self.loaded if self.loaded is not None else set()) | set(partly))
+        if left_out:
+            raise WeightSyncError(f"vLLM did not load {len(left_out)} tensors of its model, {left_out[0]!r} for one")
+        if self.num_workers > 1:
+            return list(self.sent)
+        unlike, unread = unlike_sent(self.model, self.sent)
+        if unlike:
+            raise WeightSyncError(f"vLLM's layers do not hold what was sent in {len(unlike)} tensors, {unlike[0]!r} for one")
+        return unread
+
+
 class WeightsExtension:
     """What vLLM's worker can do beside its own methods. `self` is the worker."""
 
@@ -42,30 +109,15 @@ class WeightsExtension:
     vllm_config: Any
 
     def replace_weights(self, weights: Mapping[str, torch.Tensor]) -> list[str]:
-        """Loads all weights by the learner's names; returns the names that could not be read back (see `unlike_sent`).
-
-        Raises WeightSyncError if vLLM left a tensor out, or if inference would not use what was sent.
-        """
+        """Loads all weights by the learner's names; returns and raises what `CheckedLoad.finish` does."""
         from vllm.config import set_current_vllm_config
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-        model = self.model_runner.get_model()
-        every = set(dict(model.named_parameters()))
+        num_workers = self.vllm_config.parallel_config.world_size
         with set_current_vllm_config(self.vllm_config), torch.no_grad():
-            initialize_layerwise_reload(model)
-            loaded = model.load_weights(iter(weights.items()))
-            partly = _partly_loaded(model)
-            finalize_layerwise_reload(model, self.model_config)
-            _repack_heads(model)
-            left_out = sorted((every - loaded if loaded is not None else set()) | set(partly))
-            if left_out:
-                raise WeightSyncError(f"vLLM did not load {len(left_out)} tensors of its model, {left_out[0]!r} for one")
-            if self.vllm_config.parallel_config.world_size > 1:
-                return list(weights)
-            unlike, unread = unlike_sent(model, weights)
-        if unlike:
-            raise WeightSyncError(f"vLLM's layers do not hold what was sent in {len(unlike)} tensors, {unlike[0]!r} for one")
-        return unread
+            load = CheckedLoad(self.model_runner.get_model(), self.model_config, num_workers)
+            load.begin()
+            load.load(weights.items())
+            return load.finish()
 
     def release_kv_cache(self) -> None:
         """Gives the memory of the key-value cache back to the system (CPU only, where vLLM itself cannot)."""
@@ -123,7 +175,7 @@ class Home:
     first_row: int
 
 
-def unlike_sent(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+def unlike_sent(model: torch.nn.Module, weights: Mapping[str, Sent]) -> tuple[list[str], list[str]]:
     """The names whose layers do not hold what was sent, and the names that cannot be read back.
 
     A tensor that vLLM keeps as it is, alone or as rows of a fused one, is compared whole. Of a matrix that it keeps packed
@@ -145,7 +197,7 @@ def unlike_sent(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> 
     return unlike + list(_stale_copies(model, read)), unread
 
 
-def _home(model: torch.nn.Module, name: str, weights: Mapping[str, torch.Tensor], packed: Mapping[str, list[str]]) -> Home | None:
+def _home(model: torch.nn.Module, name: str, weights: Mapping[str, Sent], packed: Mapping[str, list[str]]) -> Home | None:
     """Where `name` is, None if vLLM's model has no such layer."""
     owner, _, leaf = name.rpartition(".")
     parent, _, child = owner.rpartition(".")
@@ -153,7 +205,7 @@ def _home(model: torch.nn.Module, name: str, weights: Mapping[str, torch.Tensor]
     for fused, parts in packed.items():
         before = [f"{parent}.{part}.{leaf}" for part in parts[: parts.index(child)]] if child in parts else []
         if child in parts and all(other in weights for other in before):
-            owner, first_row = f"{parent}.{fused}", sum(len(weights[other]) for other in before)
+            owner, first_row = f"{parent}.{fused}", sum(weights[other].shape[0] for other in before)
             break
     try:
         layer = model.get_submodule(owner)
@@ -166,26 +218,25 @@ class _Reader:
     """Reads tensors back out of vLLM's layers, each packed layer once."""
 
     def __init__(self) -> None:
-        self._probed: dict[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._probed: dict[torch.nn.Module, torch.Tensor] = {}
 
-    def same(self, home: Home, sent: torch.Tensor) -> bool | None:
+    def same(self, home: Home, sent: Sent) -> bool | None:
         """Whether the rows hold `sent`, None if nothing of it can be read."""
-        rows = slice(home.first_row, home.first_row + len(sent))
+        rows = slice(home.first_row, home.first_row + sent.shape[0])
         held = getattr(home.layer, home.leaf)
         if held.numel():
-            return torch.equal(held[rows], sent.to(device=held.device, dtype=held.dtype))
-        if home.leaf != "weight" or not hasattr(home.layer, "cpu_linear"):
+            if held.dtype != sent.dtype:
+                return None
+            return held[rows].shape == sent.shape and digest(held[rows]) == sent.digest
+        if home.leaf != "weight" or not hasattr(home.layer, "cpu_linear") or sent.probe is None:
             return None
-        columns, answer = self.probe(home.layer, sent)
-        return torch.equal(answer[:, rows], sent[:, columns].T)
+        return torch.equal(self.probe(home.layer, sent.shape[1], sent.dtype)[:, rows], sent.probe.T)
 
-    def probe(self, layer: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Column indices int[M] and what the layer computes with, float[M, outputs]: a unit vector selects a column exactly."""
+    def probe(self, layer: Any, width: int, dtype: torch.dtype) -> torch.Tensor:
+        """What the layer computes with, in its `probe_columns`, float[M, outputs]: a unit vector selects a column exactly."""
         if layer not in self._probed:
-            width = like.shape[1]
-            columns = torch.linspace(0, width - 1, min(NUM_PROBES, width)).long()
-            units = torch.nn.functional.one_hot(columns, width).to(like.dtype)
-            self._probed[layer] = columns, layer.cpu_linear(units, layer.weight, None)
+            units = torch.nn.functional.one_hot(probe_columns(width), width).to(dtype)
+            self._probed[layer] = layer.cpu_linear(units, layer.weight, None)
         return self._probed[layer]
 
 
@@ -196,6 +247,6 @@ def _stale_copies(model: torch.nn.Module, read: _Reader) -> Iterator[str]:
     for name, layer in model.named_modules():
         if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
             weight = layer.get_parameter("weight")
-            columns, answer = read.probe(layer, weight)
-            if not torch.equal(answer, weight[:, columns].T):
+            width = weight.shape[1]
+            if not torch.equal(read.probe(layer, width, weight.dtype), weight[:, probe_columns(width)].T):
                 yield f"{name} (its packed copy)"

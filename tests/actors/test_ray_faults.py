@@ -157,7 +157,7 @@ def test_a_view_actor_killed_during_a_broadcast(bench: Bench, tmp_path: Path, vi
     """The victim has joined the broadcast and dies before it takes what the learner sends."""
     bench.rewind()
     handle, marker = bench.runtime.replicas[victim].handle, tmp_path / "receiving"
-    hold_up(handle, "group", "receive", marker, 30)
+    hold_up(handle, "engine", "receive_weights", marker, 30)
     with kill_when(marker, pid_of(handle)):
         record, weights = drive(small_config(), bench.runtime, bench.grader)
     bench.check(record, weights, restarts=1)

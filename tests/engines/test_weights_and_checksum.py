@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonyray.engines.hf import HfEngine
-from harmonyray.engines.weights import TensorSpec, checksum, named_weights, pack, plan_buckets, specs, unpack
+from harmonyray.engines.weights import (
+    ROW_BYTES,
+    Bucket,
+    TensorSpec,
+    checksum,
+    combine,
+    digest,
+    named_weights,
+    pack,
+    plan_buckets,
+    specs,
+    unpack,
+)
 
 MakeEngine = Callable[..., HfEngine]
 Weights = dict[str, torch.Tensor]
@@ -29,8 +41,8 @@ MIXED: Weights = {
 }
 
 
-def sizes(buckets: list[list[TensorSpec]]) -> list[list[int]]:
-    return [[s.num_bytes for s in bucket] for bucket in buckets]
+def sizes(buckets: list[Bucket]) -> list[list[int]]:
+    return [[s.num_bytes for s in bucket.specs] for bucket in buckets]
 
 
 def spec(num_bytes: int) -> TensorSpec:
@@ -58,25 +70,43 @@ def test_specs_name_shape_dtype_and_bytes() -> None:
 
 
 def test_plan_by_hand() -> None:
-    tensors = [spec(n) for n in (4, 6, 1, 25, 10, 3, 3, 3, 3)]
-    # A full bucket is used to the last byte; one that is larger than a bucket has its own.
-    assert sizes(plan_buckets(tensors, 10)) == [[4, 6], [1], [25], [10], [3, 3, 3], [3]]
-    assert sizes(plan_buckets(tensors, 10_000)) == [[4, 6, 1, 25, 10, 3, 3, 3, 3]]
-    assert sizes(plan_buckets(tensors, 1)) == [[4], [6], [1], [25], [10], [3], [3], [3], [3]]
+    """Every tensor begins at a multiple of 64 bytes, and one as large as a bucket goes alone, before those that still wait."""
+    tensors = [spec(n) for n in (60, 64, 3, 500, 10, 200, 64, 64, 64)]
+    plan = plan_buckets(tensors, 256)
+    assert sizes(plan) == [[500], [60, 64, 3, 10], [200], [64, 64, 64]]
+    assert [b.starts for b in plan] == [(0,), (0, 64, 128, 192), (0,), (0, 64, 128)]
+    assert [b.num_bytes for b in plan] == [500, 202, 200, 192]
+    assert sizes(plan_buckets(tensors, 1)) == [[n] for n in (60, 64, 3, 500, 10, 200, 64, 64, 64)]
+    assert sizes(plan_buckets(tensors, 10_000)) == [[60, 64, 3, 500, 10, 200, 64, 64, 64]]
+    # A full bucket is used to the last byte.
+    assert sizes(plan_buckets([spec(64), spec(192), spec(1)], 256)) == [[64, 192], [1]]
+    # However large the bucket, 8 MiB and more go alone.
+    assert sizes(plan_buckets([spec(1), spec(8 << 20), spec((8 << 20) - 1)], 1 << 30)) == [[8 << 20], [1, (8 << 20) - 1]]
     assert plan_buckets([], 10) == []
 
 
-@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 50))
-def test_plan_keeps_order_and_size(num_bytes: list[int], limit: int) -> None:
-    tensors = [spec(n) for n in num_bytes]
+@given(st.lists(st.integers(0, 400), max_size=30), st.integers(1, 500))
+def test_plan_keeps_everything_aligned_and_within_size(num_bytes: list[int], limit: int) -> None:
+    tensors = [TensorSpec(str(i), (n,), torch.uint8) for i, n in enumerate(num_bytes)]
     buckets = plan_buckets(tensors, limit)
-    assert [s for bucket in buckets for s in bucket] == tensors
-    for bucket in buckets:
-        assert bucket
-        assert sum(s.num_bytes for s in bucket) <= limit or len([s for s in bucket if s.num_bytes]) == 1
+    assert sorted((s for bucket in buckets for s in bucket.specs), key=lambda s: int(s.name)) == tensors
+    small = [bucket for bucket in buckets if bucket.specs[0].num_bytes < limit]
+    assert [s for bucket in small for s in bucket.specs] == [s for s in tensors if s.num_bytes < limit]
+    assert all(len(bucket.specs) == 1 for bucket in buckets if bucket not in small)
+    for bucket in small:
+        assert bucket.num_bytes <= limit
+        assert all(start % 64 == 0 for start in bucket.starts)
+        ends = [start + s.num_bytes for start, s in zip(bucket.starts, bucket.specs, strict=True)]
+        assert all(end <= start < end + 64 for end, start in pairwise_ends(ends, bucket.starts))
+        assert ends[-1] == bucket.num_bytes
     # No two neighbours would have fitted into one.
-    for a, b in pairwise(buckets):
-        assert sum(s.num_bytes for s in a) + b[0].num_bytes > limit
+    for a, b in pairwise(small):
+        assert -(-a.num_bytes // 64) * 64 + b.specs[0].num_bytes > limit
+
+
+def pairwise_ends(ends: list[int], starts: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Each tensor's end with the start of the next."""
+    return list(zip(ends[:-1], starts[1:], strict=True))
 
 
 @pytest.mark.parametrize("bucket_bytes", [1, 3, 16, 64, 100, 1 << 20])
@@ -85,14 +115,14 @@ def test_round_trip(bucket_bytes: int) -> None:
     for bucket in plan_buckets(specs(MIXED), bucket_bytes):
         flat = pack(bucket, MIXED)
         assert flat.dtype == torch.uint8
-        assert flat.shape == (sum(s.num_bytes for s in bucket),)
+        assert flat.shape == (bucket.num_bytes,)
         got.update(unpack(bucket, flat))
-    assert list(got) == list(MIXED)
+    assert got.keys() == MIXED.keys()
     for name, want in MIXED.items():
         assert got[name].dtype == want.dtype
         assert got[name].shape == want.shape
         assert torch.equal(got[name], want), name
-    assert checksum(got) == checksum(MIXED)
+    assert checksum({name: got[name] for name in MIXED}) == checksum(MIXED)
 
 
 def test_round_trip_of_views_and_special_values() -> None:
@@ -106,12 +136,17 @@ def test_round_trip_of_views_and_special_values() -> None:
     assert checksum(got) == checksum(weights)
 
 
-def test_unpacked_tensors_are_copies() -> None:
-    (bucket,) = plan_buckets(specs(MIXED), 1 << 20)
-    flat = pack(bucket, MIXED)
-    got = dict(unpack(bucket, flat))
-    flat.zero_()
-    assert torch.equal(got["matrix.f32"], MIXED["matrix.f32"])
+def test_a_tensor_alone_is_sent_from_where_it_lies_and_several_from_one_place() -> None:
+    weights = {"large": torch.zeros(10), "a": torch.ones(2), "b": torch.full((3,), 2.0)}
+    together = Bucket.of(specs(weights)[1:])
+    assert pack(Bucket.of(specs(weights)[:1]), weights).data_ptr() == weights["large"].data_ptr()
+    room = torch.full((500,), 7, dtype=torch.uint8)
+    flat = pack(together, weights, room)
+    assert (flat.data_ptr(), len(flat)) == (room.data_ptr(), 64 + 12)
+    assert room[64 + 12 :].unique().tolist() == [7]
+    got = dict(unpack(together, flat))
+    assert (got["a"].tolist(), got["b"].tolist()) == ([1, 1], [2, 2, 2])
+    assert got["b"].data_ptr() == room.data_ptr() + 64
 
 
 # --- the checksum ----------------------------------------------------------------------------------------------------
@@ -175,6 +210,27 @@ def test_swapped_words_show_at_any_distance(distance: int) -> None:
     other = torch.zeros_like(words)
     other[3 + distance] = 1
     assert checksum({"a": words}) != checksum({"a": other})
+
+
+@given(st.data())
+def test_swaps_and_changes_in_the_matrix_of_sums_show(data: st.DataObject) -> None:
+    """Two rows of 4096 64-bit words and a rest: within a column, within a row, across, and into the rest."""
+    words = torch.arange(2 * ROW_BYTES // 4 + 5, dtype=torch.int32)
+    i = data.draw(st.integers(0, len(words) - 1))
+    j = data.draw(st.sampled_from([k for k in (i + 1, i + 2, i + ROW_BYTES // 4, i + ROW_BYTES // 4 + 1, 0) if k < len(words)]))
+    other = words.clone()
+    other[i], other[j] = words[j], words[i]
+    assert (digest(other) == digest(words)) == (i == j)
+    altered = words.clone()
+    altered[i] ^= -(2**31) if data.draw(st.booleans()) else 1
+    assert digest(altered) != digest(words)
+
+
+def test_the_checksum_combines_digests_in_order() -> None:
+    weights = {"a": torch.arange(3.0), "b": torch.arange(4.0)}
+    parts = [(s, digest(weights[s.name])) for s in specs(weights)]
+    assert combine(parts) == checksum(weights) != combine(parts[::-1])
+    assert len(parts[0][1]) == 16
 
 
 def test_the_bytes_after_the_last_whole_word_have_an_order() -> None:
