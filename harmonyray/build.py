@@ -69,8 +69,9 @@ def open_runtime(config: Config, views: Sequence[View], learn: bool = True) -> I
 
 @contextmanager
 def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tuple[Any, Grader]]:
-    from harmonyray.actors.cluster import cluster, reserve
+    from harmonyray.actors.cluster import cluster
     from harmonyray.actors.placement import engine_groups, seats
+    from harmonyray.actors.reservation import reserve
     from harmonyray.actors.runtime import RayRuntime, RunSpec
     from harmonyray.actors.specs import PartSpec
 
@@ -85,8 +86,8 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
     loss = PartSpec("losses", config.loss.type, config.loss.options, {})
     grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
-        group = reserve(wanted, config.runtime.start_timeout_s)
-        runtime = RayRuntime(wanted, group, RunSpec(engines, learner, loss, grader), config.runtime, config.sync)
+        placement = reserve(wanted, config.runtime.start_timeout_s, config.placement.strategy)
+        runtime = RayRuntime(wanted, placement, RunSpec(engines, learner, loss, grader), config.runtime, config.sync)
         try:
             runtime.start()
             yield runtime, runtime.grader
@@ -223,13 +224,15 @@ def _model_arguments(config: Config, model: str | None = None) -> dict[str, Any]
 
 
 def plan(config: Config) -> tuple[str, bool]:
-    """The table of who would sit where, with what to do if somebody has no room, and whether everybody has. Starts nothing.
+    """The table of who would sit where, node by node, with what to do if somebody has no room, and whether everybody has.
+    Starts nothing.
 
-    With RAY_ADDRESS the live cluster's nodes are looked at, else this machine.
+    With RAY_ADDRESS the live cluster's nodes are looked at, and what others use of them; else this machine.
     """
     import os
 
-    from harmonyray.actors.placement import WAYS_OUT, assign, format_rows, plan_rows, seats, this_machine
+    from harmonyray.actors.placement import seats, this_machine
+    from harmonyray.actors.plan_report import report
 
     if os.environ.get("RAY_ADDRESS"):
         from harmonyray.actors.cluster import cluster, nodes
@@ -238,6 +241,5 @@ def plan(config: Config) -> tuple[str, bool]:
             have = nodes()
     else:
         have = [this_machine()]
-    wanted = seats(config)
-    fits = None not in assign(wanted, have)
-    return format_rows(plan_rows(wanted, have)) + ("" if fits else f"\nnot enough room for this run: {WAYS_OUT}"), fits
+    shown = report(seats(config), have, config.placement.strategy)
+    return shown.text, shown.fits

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray.util.placement_group import PlacementGroup
-
 from harmonyray.actors.grader import RayGrader
-from harmonyray.actors.placement import Seat
+from harmonyray.actors.placement import Seat, bundle_numbers
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.replicas import Replica
+from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.sync import WeightSync
 from harmonyray.actors.workers import EngineWorker, LearnerWorker
@@ -51,16 +50,16 @@ class RayRuntime:
     """Sampler, learner and broadcast over Ray actors. Call `start` before anything else, and `close` in any case."""
 
     def __init__(
-        self, seats: Sequence[Seat], group: PlacementGroup, spec: RunSpec, runtime: RuntimeConfig, sync: SyncConfig
+        self, seats: Sequence[Seat], placement: Reservation, spec: RunSpec, runtime: RuntimeConfig, sync: SyncConfig
     ) -> None:
         """Asks for every actor without waiting, so that they come up side by side."""
-        self.pool = ActorPool(group, runtime)
+        self.pool = ActorPool(placement, runtime)
         self.engine_specs, self.runtime, self.sync_config = spec.engines, runtime, sync
         self.replicas: list[Replica] = []
         self.learner: Any = None
         self.restarts_taken = 0
         self.policy_version = 0
-        for bundle, seat in enumerate(seats):
+        for bundle, seat in zip(bundle_numbers(seats), seats, strict=True):
             if seat.group == "grader":
                 self.grader = RayGrader(self.pool, bundle, seat, spec.grader)
             elif seat.group == "learner":
