@@ -122,13 +122,13 @@ class Room:
 
 def engine_groups(config: Config) -> list[EngineGroup]:
     """The engine groups of a run, in the order of their first views."""
-    place = config.placement
-    shared = {view: name for name, views in place.share.items() for view in views}
+    shared = {view: name for name, views in config.placement.share.items() for view in views}
     names = dict.fromkeys(shared.get(view, view) for view in config.views)
     out = []
     for name in names:
         views = tuple(view for view in config.views if shared.get(view, view) == name)
-        out.append(EngineGroup(name, views, config.views[views[0]].model, place.for_group(name), name in place.colocate))
+        model, colocated = config.views[views[0]].model, name in config.placement.colocate
+        out.append(EngineGroup(name, views, model, config.placement.for_group(name), colocated))
     return out
 
 

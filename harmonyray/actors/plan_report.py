@@ -42,13 +42,14 @@ def plan_table(wanted: Sequence[Seat], nodes: Sequence[Node], placed: Sequence[s
     keys = ["CPU", "GPU", *custom]
     rows: list[tuple[str, ...] | str] = []
     for node in nodes:
-        here = [seat for seat, name in zip(wanted, placed, strict=True) if name == node.name]
-        left = {key: node.free.get(key, 0.0) - sum(seat.asked.get(key, 0.0) for seat in here) for key in keys}
+        here = [i for i, name in enumerate(placed) if name == node.name]
+        left = {key: node.free.get(key, 0.0) - sum(wanted[i].asked.get(key, 0.0) for i in here) for key in keys}
         rows.append(f"node {node.name}: {amounts(node.whole)}{_others(node)}")
-        rows += [_header(keys), *(_row(seat, wanted, keys) for seat in _learner_first(here)), _total("left", left, keys), ""]
-    homeless = [seat for seat, name in zip(wanted, placed, strict=True) if name is None]
+        rows += _section(here, wanted, keys)
+        rows += [_total("left", left, keys), ""]
+    homeless = [i for i, name in enumerate(placed) if name is None]
     if homeless:
-        rows += ["NO ROOM", _header(keys), *(_row(seat, wanted, keys) for seat in _learner_first(homeless)), ""]
+        rows += ["NO ROOM", *_section(homeless, wanted, keys), ""]
     asked = {key: sum(seat.asked.get(key, 0.0) for seat in wanted) for key in keys}
     free = {key: sum(node.free.get(key, 0.0) for node in nodes) for key in keys}
     rows += [_total("asked", asked, keys), (*_total("available", free, keys)[:-1], f"{len(nodes)} node(s)")]
@@ -109,9 +110,10 @@ def _others(node: Node) -> str:
     return f" (others use {amounts(used)})" if (used := _used(node)) else ""
 
 
-def _learner_first(here: Sequence[Seat]) -> list[Seat]:
-    """Seats in their order, those in the learner's bundle right after it."""
-    return sorted(here, key=lambda seat: 0 if seat.group == "learner" else 1 if seat.engines and seat.engines.colocated else 2)
+def _section(here: Sequence[int], wanted: Sequence[Seat], keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """The rows of those who sit together (indices in `wanted`): who shares the learner's bundle right after it."""
+    together = sorted(here, key=bundle_numbers(wanted).__getitem__)
+    return [_header(keys), *(_row(wanted[i], wanted, keys) for i in together)] if here else []
 
 
 def _header(keys: Sequence[str]) -> tuple[str, ...]:
