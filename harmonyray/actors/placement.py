@@ -133,16 +133,13 @@ def engine_groups(config: Config) -> list[EngineGroup]:
 
 
 def seats(config: Config) -> list[Seat]:
-    """Every actor of a run: the learner, the grader, then each engine group's replicas."""
+    """Every actor of a run: the learner, each engine group's replicas, and last the grader, whom it suits to sit with others."""
     learner, grader = config.placement.learner, config.placement.grader
-    out = [
-        Seat("learner", 0, learner.num_cpus, learner.num_gpus, custom=learner.resources),
-        Seat("grader", 0, grader.num_cpus, grader.num_gpus, custom=grader.resources),
-    ]
+    out = [Seat("learner", 0, learner.num_cpus, learner.num_gpus, custom=learner.resources)]
     for group in engine_groups(config):
         want = group.resources
         out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group, want.resources) for i in range(want.replicas)]
-    return out
+    return [*out, Seat("grader", 0, grader.num_cpus, grader.num_gpus, custom=grader.resources)]
 
 
 def bundle_numbers(wanted: Sequence[Seat]) -> list[int]:

@@ -24,15 +24,17 @@ class PlanReport:
 
 
 def report(wanted: Sequence[Seat], nodes: Sequence[Node], strategy: str) -> PlanReport:
-    """The plan of the seats onto the nodes, in words."""
+    """The plan of the seats onto what is free of the nodes; onto the whole nodes if even they do not suffice."""
     placed = assign(wanted, nodes, strategy)
-    fits = None not in placed
-    empty = [replace(node, in_use={}) for node in nodes]
-    ever = fits or None not in assign(wanted, empty, strategy)
+    fits = ever = None not in placed
+    if not fits:
+        empty = [replace(node, in_use={}) for node in nodes]
+        at_best = assign(wanted, empty, strategy)
+        ever = None not in at_best
+        nodes, placed = (nodes, placed) if ever else (empty, at_best)
     text = plan_table(wanted, nodes, placed)
     if not fits:
-        reasons = _busy(nodes) if ever else who_stays_out(wanted, empty, assign(wanted, empty, strategy))
-        text += "\n" + "\n".join(reasons)
+        text += "\n" + "\n".join(_busy(nodes) if ever else who_stays_out(wanted, nodes, placed))
     return PlanReport(text, fits, ever)
 
 

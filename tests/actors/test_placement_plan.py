@@ -27,7 +27,7 @@ def nodes(*amounts: float) -> list[Node]:
     return [Node(f"n{i}", amount, 0) for i, amount in enumerate(amounts)]
 
 
-def test_seats_are_the_learner_the_grader_and_every_replica_of_every_view() -> None:
+def test_seats_are_the_learner_every_replica_of_every_view_and_the_grader() -> None:
     config = load_config(
         "quickstart",
         [
@@ -40,10 +40,10 @@ def test_seats_are_the_learner_the_grader_and_every_replica_of_every_view() -> N
     assert (solver.views, solver.model, reframer.views) == (("solver",), None, ("reframer",))
     assert seats(config) == [
         Seat("learner", 0, 3, 0),
-        Seat("grader", 0, 0.25, 0),
         Seat("view solver", 0, 0.5, 0, solver),
         Seat("view solver", 1, 0.5, 0, solver),
         Seat("view reframer", 0, 0, 0.5, reframer),
+        Seat("grader", 0, 0.25, 0),
     ]
 
 
@@ -91,17 +91,17 @@ def test_colocated_engines_share_the_learners_bundle() -> None:
     wanted = seats(config)
     assert [seat.name.replace(" replica", "") for seat in wanted] == [
         "learner 0",
-        "grader 0",
         "view solver 0",
         "view reframer 0",
         "view reframer 1",
+        "grader 0",
     ]
     assert [group.colocated for group in engine_groups(config)] == [False, True]
-    assert bundle_numbers(wanted) == [0, 1, 2, 0, 0]
-    assert bundles(wanted) == [{"CPU": 1.2, "GPU": 0.9, "rack": 1.0}, {"CPU": 0.25}, {"CPU": 0.5}]
+    assert bundle_numbers(wanted) == [0, 1, 0, 0, 2]
+    assert bundles(wanted) == [{"CPU": 1.2, "GPU": 0.9, "rack": 1.0}, {"CPU": 0.5}, {"CPU": 0.25}]
     # An evaluation has no learner: its engines have bundles of their own.
     assert bundle_numbers(wanted[1:]) == [0, 1, 2, 3]
-    assert bundles(wanted[1:])[2] == {"CPU": 0.1, "GPU": 0.2, "rack": 0.5}
+    assert bundles(wanted[1:])[1] == {"CPU": 0.1, "GPU": 0.2, "rack": 0.5}
 
 
 def test_biggest_seats_first_on_the_first_node_with_room() -> None:
@@ -175,8 +175,7 @@ def test_spread_takes_the_node_with_the_fewest() -> None:
     config = load_config("quickstart", ["placement.strategy=spread", "placement.views.reframer.replicas=2"])
     wanted, three = seats(config), nodes(4, 4, 4)
     assert assign(wanted, three, "pack") == ["n0"] * 5
-    # By size: learner, solver, both reframers, then the grader.
-    assert assign(wanted, three, "spread") == ["n0", "n1", "n1", "n2", "n0"]
+    assert assign(wanted, three, "spread") == ["n0", "n1", "n2", "n0", "n1"]
     assert assign(cpu(4, 1, 1), nodes(1, 4, 1), "spread") == ["n1", "n0", "n2"]
     assert assign(cpu(2, 2), nodes(1, 4, 1), "spread") == ["n1", "n1"], "only one node has room"
 
@@ -191,8 +190,8 @@ def test_a_custom_resource_says_which_nodes_are_taken() -> None:
         ],
     )
     have = [Node("c", 4, 0, {"rack_c": 1}), Node("b", 4, 0, {"rack_b": 1}), Node("a", 4, 0, {"rack_a": 1})]
-    assert assign(seats(config), have) == ["a", "c", "b", "c"]
-    assert assign(seats(config), have[:2]) == [None, "c", "b", "c"]
+    assert assign(seats(config), have) == ["a", "b", "c", "c"]
+    assert assign(seats(config), have[:2]) == [None, "b", "c", "c"]
 
 
 def lines(text: str) -> list[str]:
@@ -253,8 +252,8 @@ def test_who_has_no_room_is_named_with_the_biggest_node_and_what_to_lower() -> N
         "node 10.0.0.1: 8 CPUs, 1 GPU",
         "  group          replica  CPUs  GPUs",
         "  learner        0        3     1",
-        "  grader         0        0.25  0",
         "  view reframer  0        0.5   0",
+        "  grader         0        0.25  0",
         "  left                    4.25  0",
         "",
         "node 10.0.0.2: 2 CPUs, 1 GPU",
