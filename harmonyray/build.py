@@ -68,15 +68,16 @@ def open_runtime(config: Config, views: Sequence[View], learn: bool = True) -> I
 
 @contextmanager
 def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tuple[Any, Grader]]:
-    from harmonyray.actors.cluster import cluster, reserve
+    from harmonyray.actors.cluster import cluster
     from harmonyray.actors.placement import engine_groups, seats
+    from harmonyray.actors.reservation import reserve
     from harmonyray.actors.runtime import RayRuntime, RunSpec
     from harmonyray.actors.specs import PartSpec
 
     wanted = [seat for seat in seats(config) if learn or seat.group != "learner"]
     kind = config.rollout.engine
     engines = {
-        group.name: PartSpec("engines", kind.type, kind.options, _model_arguments(config, group.model))
+        group.name: PartSpec("engines", kind.type, kind.options, _engine_arguments(config, group.model))
         for group in engine_groups(config)
     }
     learner_arguments = {**_model_arguments(config), "steps": config.steps}
@@ -84,8 +85,8 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
     loss = PartSpec("losses", config.loss.type, config.loss.options, {})
     grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
-        group = reserve(wanted, config.runtime.start_timeout_s)
-        runtime = RayRuntime(wanted, group, RunSpec(engines, learner, loss, grader), config)
+        placement = reserve(wanted, config.runtime.start_timeout_s, config.placement.strategy)
+        runtime = RayRuntime(wanted, placement, RunSpec(engines, learner, loss, grader), config)
         try:
             runtime.start()
             yield runtime, runtime.grader
@@ -106,8 +107,8 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
     learner = make("learners", config.learner, loss=loss, steps=config.steps, **arguments) if learn else None
     grader = make("graders", config.grader, views=views)
     own = {name: view.model for name, view in config.views.items() if view.model is not None}
-    trained = make("engines", config.rollout.engine, **arguments)
-    others = {m: make("engines", config.rollout.engine, **_model_arguments(config, m)) for m in dict.fromkeys(own.values())}
+    trained = make("engines", config.rollout.engine, **_engine_arguments(config))
+    others = {m: make("engines", config.rollout.engine, **_engine_arguments(config, m)) for m in dict.fromkeys(own.values())}
     runtime = InProcessRuntime(trained, learner, config.rollout, {view: others[m] for view, m in own.items()})
     try:
         yield runtime, grader
@@ -223,14 +224,24 @@ def _model_arguments(config: Config, model: str | None = None) -> dict[str, Any]
     return {"model": str(directory.resolve()) if directory.is_dir() else name, "dtype": config.model.dtype}
 
 
-def plan(config: Config) -> tuple[str, bool]:
-    """The table of who would sit where, with what to do if somebody has no room, and whether everybody has. Starts nothing.
+def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any]:
+    """Constructor arguments of an engine: the model, and how many tokens a prompt and a response may need together."""
+    longest = max(ask.sampling.max_tokens for ask in make_asks(config, make_views(config)))
+    staged = any(isinstance(view, StagedView) for view in make_views(config))  # their second prompts hold a draft
+    limit = None if staged else config.rollout.max_prompt_tokens + longest
+    return {**_model_arguments(config, model), "max_tokens": limit}
 
-    With RAY_ADDRESS the live cluster's nodes are looked at, else this machine.
+
+def plan(config: Config) -> tuple[str, bool]:
+    """The table of who would sit where, node by node, with what to do if somebody has no room, and whether everybody has.
+    Starts nothing.
+
+    With RAY_ADDRESS the live cluster's nodes are looked at, and what others use of them; else this machine.
     """
     import os
 
-    from harmonyray.actors.placement import WAYS_OUT, assign, format_rows, plan_rows, seats, this_machine
+    from harmonyray.actors.placement import seats, this_machine
+    from harmonyray.actors.plan_report import report
 
     if os.environ.get("RAY_ADDRESS"):
         from harmonyray.actors.cluster import cluster, nodes
@@ -239,6 +250,5 @@ def plan(config: Config) -> tuple[str, bool]:
             have = nodes()
     else:
         have = [this_machine()]
-    wanted = seats(config)
-    fits = None not in assign(wanted, have)
-    return format_rows(plan_rows(wanted, have)) + ("" if fits else f"\nnot enough room for this run: {WAYS_OUT}"), fits
+    shown = report(seats(config), have, config.placement.strategy)
+    return shown.text, shown.fits

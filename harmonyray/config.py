@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -123,21 +124,41 @@ class EvalConfig(Section):
     chunk_problems: PositiveInt = Field(256, description="problems generated and graded at once; fewer need less memory")
 
 
-class Resources(Section):
-    replicas: PositiveInt = 1
-    num_cpus: NonNegativeFloat = 0.5
-    num_gpus: NonNegativeFloat = 0.0
+def _gpus(amount: float) -> float:
+    """Ray gives a share of one GPU or whole ones."""
+    if amount > 1 and amount != int(amount):
+        raise ValueError("above 1 a number of GPUs has to be whole: a share comes from one GPU")
+    return amount
+
+
+def _custom(resources: dict[str, float]) -> dict[str, float]:
+    for name in resources:
+        if name.upper() in ("CPU", "GPU") or name in ("memory", "object_store_memory"):
+            raise ValueError(f"{name!r} is no custom resource: use num_cpus or num_gpus")
+    return resources
+
+
+Gpus = Annotated[NonNegativeFloat, AfterValidator(_gpus)]
+CustomResources = Annotated[dict[str, PositiveFloat], AfterValidator(_custom)]
 
 
 class SingleResources(Section):
     num_cpus: NonNegativeFloat = 0.5
-    num_gpus: NonNegativeFloat = 0.0
+    num_gpus: Gpus = 0.0
+    resources: CustomResources = Field(
+        default_factory=dict, description="custom Ray resources besides, e.g. {rack_a: 0.01}: only nodes that have them are taken"
+    )
+
+
+class Resources(SingleResources):
+    replicas: PositiveInt = 1
 
 
 class ResourcesException(Section):
     replicas: PositiveInt | None = None
     num_cpus: NonNegativeFloat | None = None
-    num_gpus: NonNegativeFloat | None = None
+    num_gpus: Gpus | None = None
+    resources: CustomResources | None = None
 
 
 class PlacementConfig(Section):
@@ -149,6 +170,12 @@ class PlacementConfig(Section):
     grader: SingleResources
     share: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="views that share one engine group, by the group's name; it is placed by that name"
+    )
+    colocate: tuple[str, ...] = Field(
+        (), description="views or shared groups whose engines sit with the learner, on its GPU, and sleep while it updates"
+    )
+    strategy: Literal["pack", "spread"] = Field(
+        "pack", description="pack: the first node with room; spread: the node with the fewest actors"
     )
 
     def for_group(self, name: str) -> Resources:

@@ -22,18 +22,7 @@ def check_together(c: Config) -> None:
     _check_models(c)
     _check_lag(c)
     groups = _check_groups(c)
-    frozen = {name for name, view in c.views.items() if view.model is not None}
-    frozen |= {name for name, views in c.placement.share.items() if frozen & set(views)}
-    gpus = [c.placement.for_group(g).num_gpus for g in groups if g not in frozen] + [c.placement.learner.num_gpus]
-    if c.sync.backend == "nccl" and min(gpus) == 0:
-        raise ConfigError(
-            "'sync.backend' is nccl, but a trained view or the learner has num_gpus 0: give each a GPU, or use auto or gloo"
-        )
-    if c.sync.backend == "ipc" and (min(gpus) == 0 or c.rollout.engine.type != "vllm"):
-        raise ConfigError(
-            "'sync.backend' is ipc, which hands GPU memory to an engine of type vllm on the learner's GPU: set "
-            "rollout.engine.type=vllm and give the learner and every trained view a share of one GPU, or use auto or gloo"
-        )
+    _check_gpus(c, groups)
     if c.audit.action == "down_weight":
         weighs = getattr(resolve("methods", c.method.type), "check_weighing", None)
         if weighs is None:
@@ -52,6 +41,11 @@ def _check_lag(c: Config) -> None:
         raise ConfigError(
             f"'rollout.lag' is 1, and loss {c.loss.type} does not weigh the rollouts of an older policy: set "
             "loss.type=truncated_is, or rollout.lag=0"
+        )
+    if c.rollout.lag and c.placement.colocate:
+        raise ConfigError(
+            "'rollout.lag' is 1, but engines that sit with the learner (placement.colocate) sleep while it updates and cannot "
+            "sample meanwhile: give them a place of their own, or set rollout.lag=0"
         )
     if c.sync.in_flight == "drain":
         return
@@ -104,3 +98,59 @@ def _check_groups(c: Config) -> list[str]:
         if name not in groups:
             raise ConfigError(f"'placement.views.{name}' places a view or group that does not exist: {nearest(name, groups)}")
     return groups
+
+
+def _check_gpus(c: Config, groups: list[str]) -> None:
+    """What groups, learner and broadcast ask of GPUs. Raises ConfigError for what no machine could give."""
+    place = c.placement
+    given = {name: place.for_group(name).num_gpus for name in groups}
+    check = getattr(resolve("engines", c.rollout.engine.type), "check_gpus", None)  # optional; see docs/plugins.md
+    for name, num_gpus in given.items():
+        if check is not None:
+            check(c.rollout.engine.options, f"placement.views.{name}", num_gpus, name in place.colocate)
+    _check_colocated(c, given)
+    if c.sync.backend not in ("nccl", "ipc"):
+        return
+    frozen = {view for view in c.views if c.views[view].model is not None}
+    frozen |= {name for name, views in place.share.items() if frozen & set(views)}
+    smallest = min([num_gpus for name, num_gpus in given.items() if name not in frozen] + [place.learner.num_gpus])
+    if c.sync.backend == "ipc":
+        if smallest == 0 or c.rollout.engine.type != "vllm":
+            raise ConfigError(
+                "'sync.backend' is ipc, which hands GPU memory to an engine of type vllm on the learner's GPU: set "
+                "rollout.engine.type=vllm and give the learner and every trained view a share of one GPU, or use auto or gloo"
+            )
+        return
+    if smallest == 0:
+        raise ConfigError(
+            "'sync.backend' is nccl, but a trained view or the learner has num_gpus 0: give each a GPU, or use auto or gloo"
+        )
+    if smallest < 1:
+        raise ConfigError(
+            f"'sync.backend' is nccl, but a trained view or the learner has num_gpus {smallest:g}: NCCL refuses two members on "
+            "one GPU; give each a whole one, or use auto or gloo"
+        )
+
+
+def _check_colocated(c: Config, given: dict[str, float]) -> None:
+    """`given`: GPUs of a replica by group. Raises ConfigError for groups that cannot sit with the learner."""
+    place, seen = c.placement, set()
+    for name in place.colocate:
+        if name not in given:
+            owner = next((group for group, views in place.share.items() if name in views), None)
+            hint = f"the view shares group {owner!r}: name that instead" if owner else nearest(name, list(given))
+            raise ConfigError(f"'placement.colocate' names a view or group that does not exist, {name!r}: {hint}")
+        if name in seen:
+            raise ConfigError(f"'placement.colocate' names {name!r} twice")
+        seen.add(name)
+    asked = {"learner": place.learner.num_gpus, **{name: given[name] for name in place.colocate}}
+    if not seen or max(asked.values()) == 0:
+        return
+    shown = ", ".join(f"{name} {num_gpus:g}" for name, num_gpus in asked.items())
+    total = place.learner.num_gpus + sum(given[name] * place.for_group(name).replicas for name in place.colocate)
+    if min(asked.values()) == 0 or total > 1:
+        raise ConfigError(
+            f"'placement.colocate' seats learner and engines on one GPU, but they ask for {total:g} GPUs (a replica of each: "
+            f"{shown}): give each a share, all together at most 1, e.g. placement.learner.num_gpus=0.5 "
+            f"placement.views.{place.colocate[0]}.num_gpus=0.5"
+        )

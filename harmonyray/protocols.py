@@ -166,6 +166,15 @@ class Ask:
         return -(-self.num_samples // self.view.samples_per_draft) if isinstance(self.view, StagedView) else self.num_samples
 
 
+@runtime_checkable
+class Sleeps(Protocol):
+    """An engine that can free memory for others while it is not needed. Optional."""
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+
 class Sampler(Protocol):
     """All engines of all views behind one call.
 

@@ -33,7 +33,7 @@ LOCAL_NAMES = {
 }
 READ_BY_OWN_METHODS = {  # `for_group` gives them out
     "PlacementConfig": ["view"],
-    "ResourcesException": ["replicas", "num_cpus", "num_gpus"],
+    "ResourcesException": ["replicas", "num_cpus", "num_gpus", "resources"],
 }
 
 

@@ -1,18 +1,19 @@
-"""The Ray side of a run: connect or start, look at the nodes, reserve seats, and leave nothing behind."""
+"""The Ray side of a run: connect or start, look at the nodes, and leave nothing behind."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray._private.state import available_resources_per_node  # the public call only has the sum over all nodes
 
-from harmonyray.actors.placement import WAYS_OUT, Node, Seat, assign, format_rows, plan_rows
+from harmonyray.actors.placement import Node
 from harmonyray.config import RuntimeConfig
 from harmonyray.errors import PlacementError
 
@@ -73,29 +74,35 @@ def check_address(address: str) -> None:
 
 
 def nodes() -> list[Node]:
-    """The live nodes of the connected cluster, by address."""
+    """The live nodes of the connected cluster and what is in use there, by address; those that share one (several Rays on one
+    machine) are told apart by the beginning of their ids."""
     alive = [n for n in ray.nodes() if n["Alive"]]
-    return sorted(
-        (Node(n["NodeManagerAddress"], n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in alive),
-        key=lambda n: n.name,
-    )
+    free = available_resources_per_node()
+    addresses = Counter(n["NodeManagerAddress"] for n in alive)
+    out = []
+    for n in alive:
+        whole, address = n["Resources"], n["NodeManagerAddress"]
+        name = address if addresses[address] == 1 else f"{address} ({n['NodeID'][:6]})"
+        left = free.get(n["NodeID"], whole)  # a node that has only just come has not told yet; one that is used up names nothing
+        kinds = {key: value for key, value in whole.items() if _for_actors(key)}
+        in_use = {key: value - left.get(key, 0.0) for key, value in kinds.items() if value > left.get(key, 0.0)}
+        custom = {key: value for key, value in kinds.items() if key not in ("CPU", "GPU")}
+        out.append(Node(name, whole.get("CPU", 0.0), whole.get("GPU", 0.0), custom, in_use, n["NodeID"]))
+    return sorted(out, key=lambda node: node.name)
 
 
-def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
-    """A placement group with one bundle per seat.
+def node_answers(node_id: str) -> bool:
+    """Whether a node is there. The cluster learns of a lost one only after a while, so its own daemon is asked too."""
+    for n in ray.nodes():
+        if n["NodeID"] == node_id and n["Alive"]:
+            try:
+                check_address(f"{n['NodeManagerAddress']}:{n['NodeManagerPort']}")
+            except ConnectionError:
+                return False
+            return True
+    return False
 
-    Raises PlacementError with a table of asked and available at once if it can never fit, after `timeout_s` if it is busy.
-    """
-    have = nodes()
-    table = format_rows(plan_rows(wanted, have))
-    if None in assign(wanted, have):
-        raise PlacementError(f"there is not enough room for this run; {WAYS_OUT}:\n{table}")
-    group = placement_group([s.bundle() for s in wanted], strategy="PACK")
-    if not group.wait(timeout_s):
-        free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-        remove_placement_group(group)
-        raise PlacementError(
-            f"the cluster is busy: no room within {timeout_s:g} s (free now: {free}); "
-            f"wait for other jobs, or lower `placement`:\n{table}"
-        )
-    return group
+
+def _for_actors(resource: str) -> bool:
+    """Whether somebody may ask for it: not memory, nor what Ray itself names after nodes and placement groups."""
+    return resource not in ("memory", "object_store_memory") and ":" not in resource and "_group_" not in resource

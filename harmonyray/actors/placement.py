@@ -1,28 +1,37 @@
-"""Who sits where: what the actors ask for, what the nodes have, and a plan of one onto the other."""
+"""Who sits where: what the actors ask for, what the nodes have, and a plan of one onto the other.
+
+The plan is ours and not Ray's: `reservation` pins every bundle to its planned node, so that `harmonyray plan` shows what
+happens.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from harmonyray.config import Config, Resources
 
-EPS = 1e-6
-WAYS_OUT = "ask less, e.g. placement.view.num_cpus=0.25, let views share engines (placement.share), or add nodes"
+DIGITS = 4  # Ray counts resources in steps of 0.0001
+LEAST_CPU = 0.001  # Ray wants at least one positive resource in a bundle
 MAX_TRIES = 20_000  # nodes looked at before the search for a better plan gives up
-MAX_SEARCHED = 500  # seats; beyond this only first fit
+MAX_SEARCHED = 500  # bundles; beyond this no search
+
+Amounts = Mapping[str, float]
+"""How much of each of Ray's resources: "CPU", "GPU", and custom ones by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineGroup:
     """Engines that answer for one view, or for several that share them. `model` None: the trained model, whose weights are
-    broadcast to the group; else a model of its own, which stays as it is."""
+    broadcast to the group; else a model of its own, which stays as it is. `colocated`: the engines sit in the learner's bundle
+    and have to sleep while it updates."""
 
     name: str
     views: tuple[str, ...]
     model: str | None
     resources: Resources
+    colocated: bool = False
 
     @property
     def label(self) -> str:
@@ -32,31 +41,83 @@ class EngineGroup:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """One actor and what it asks for. `engines`: the engine group it is a replica of, None for learner and grader."""
+    """One actor and what it asks for. `engines`: the engine group it is a replica of, None for learner and grader; `custom`:
+    custom Ray resources."""
 
     group: str
     replica: int
     num_cpus: float
     num_gpus: float
     engines: EngineGroup | None = None
+    custom: Amounts = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{self.group} replica {self.replica}"
 
-    def bundle(self) -> dict[str, float]:
-        """The placement-group bundle; Ray wants at least one positive resource in it."""
-        bundle = {"CPU": self.num_cpus, "GPU": self.num_gpus}
-        return {key: value for key, value in bundle.items() if value > 0} or {"CPU": 0.001}
+    @property
+    def asked(self) -> dict[str, float]:
+        """What it asks for, without what it asks none of."""
+        amounts = {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.custom}
+        return {key: value for key, value in amounts.items() if value > 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine and what it has for actors."""
+    """One machine, what it has for actors, and what others use of it. `id` is Ray's, "" for a machine without Ray."""
 
     name: str
     num_cpus: float
     num_gpus: float
+    custom: Amounts = field(default_factory=dict)
+    in_use: Amounts = field(default_factory=dict)
+    id: str = ""
+
+    @property
+    def whole(self) -> dict[str, float]:
+        return {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.custom}
+
+    @property
+    def free(self) -> dict[str, float]:
+        return {key: round(value - self.in_use.get(key, 0.0), DIGITS) for key, value in self.whole.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left on a node while a plan is made. `gpus`: the free share of each device, most first. Ray takes a share below 1
+    from a single device, the fullest that has it, and whole GPUs from devices that nobody uses."""
+
+    amounts: Amounts  # without GPU
+    gpus: tuple[float, ...]
+
+    @classmethod
+    def of(cls, free: Amounts) -> Room:
+        """Which devices others use is not known: at best they fill one after the other."""
+        whole, share = divmod(round(free.get("GPU", 0.0), DIGITS), 1.0)
+        gpus = (1.0,) * int(whole) + ((round(share, DIGITS),) if share else ())
+        return cls({key: value for key, value in free.items() if key != "GPU"}, gpus)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for two nodes with the same room."""
+        return (*sorted(self.amounts.items()), self.gpus)
+
+    def without(self, asked: Amounts) -> Room | None:
+        """What is left after a bundle has been seated, None if it does not fit."""
+        gpus, wanted = list(self.gpus), asked.get("GPU", 0.0)
+        if wanted >= 1:
+            if len(gpus) < wanted or gpus[round(wanted) - 1] < 1:
+                return None
+            gpus = gpus[round(wanted) :]
+        elif wanted > 0:
+            fitting = [i for i, share in enumerate(gpus) if share >= wanted]
+            if not fitting:
+                return None
+            gpus[fitting[-1]] = round(gpus[fitting[-1]] - wanted, DIGITS)
+        amounts = {key: round(have - asked.get(key, 0.0), DIGITS) for key, have in self.amounts.items()}
+        if any(key not in amounts for key in asked if key != "GPU") or min(amounts.values(), default=0.0) < 0:
+            return None
+        return Room(amounts, tuple(sorted(gpus, reverse=True)))
 
 
 def engine_groups(config: Config) -> list[EngineGroup]:
@@ -66,51 +127,84 @@ def engine_groups(config: Config) -> list[EngineGroup]:
     out = []
     for name in names:
         views = tuple(view for view in config.views if shared.get(view, view) == name)
-        out.append(EngineGroup(name, views, config.views[views[0]].model, config.placement.for_group(name)))
+        model, colocated = config.views[views[0]].model, name in config.placement.colocate
+        out.append(EngineGroup(name, views, model, config.placement.for_group(name), colocated))
     return out
 
 
 def seats(config: Config) -> list[Seat]:
-    """Every actor of a run: the learner, the grader, then each engine group's replicas. Placement bundles keep this order."""
+    """Every actor of a run: the learner, each engine group's replicas, and last the grader, whom it suits to sit with others."""
     learner, grader = config.placement.learner, config.placement.grader
-    out = [Seat("learner", 0, learner.num_cpus, learner.num_gpus), Seat("grader", 0, grader.num_cpus, grader.num_gpus)]
+    out = [Seat("learner", 0, learner.num_cpus, learner.num_gpus, custom=learner.resources)]
     for group in engine_groups(config):
         want = group.resources
-        out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group) for i in range(want.replicas)]
-    return out
+        out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group, want.resources) for i in range(want.replicas)]
+    return [*out, Seat("grader", 0, grader.num_cpus, grader.num_gpus, custom=grader.resources)]
 
 
-def assign(wanted: Sequence[Seat], nodes: Sequence[Node]) -> list[str | None]:
-    """A node name for every seat, or None where no node has room: biggest seats first, each on the first node that fits.
-    Where that leaves somebody out, a bounded search looks for a plan that does not."""
-    order = sorted(range(len(wanted)), key=lambda i: (-wanted[i].num_gpus, -wanted[i].num_cpus, i))
-    chosen = _search(wanted, order, nodes) or _first_fit(wanted, order, nodes)
-    names = [n.name for n in nodes]
-    return [None if (n := chosen[i]) is None else names[n] for i in range(len(wanted))]
+def bundle_numbers(wanted: Sequence[Seat]) -> list[int]:
+    """The number of each seat's bundle, counted from 0: a bundle of its own, but that of the learner for colocated engines
+    (where there is a learner)."""
+    learner = next((i for i, seat in enumerate(wanted) if seat.group == "learner"), None)
+    owner = [
+        learner if learner is not None and seat.engines is not None and seat.engines.colocated else i
+        for i, seat in enumerate(wanted)
+    ]
+    number = {i: n for n, i in enumerate(dict.fromkeys(sorted(owner)))}
+    return [number[i] for i in owner]
 
 
-def _fits(seat: Seat, room: list[float]) -> bool:
-    return seat.num_cpus <= room[0] + EPS and seat.num_gpus <= room[1] + EPS
+def bundles(wanted: Sequence[Seat]) -> list[dict[str, float]]:
+    """What each bundle asks for, in the order of `bundle_numbers`."""
+    numbers = bundle_numbers(wanted)
+    out: list[dict[str, float]] = [{} for _ in set(numbers)]
+    for number, seat in zip(numbers, wanted, strict=True):
+        for key, value in seat.asked.items():
+            out[number][key] = round(out[number].get(key, 0.0) + value, DIGITS)
+    return [bundle or {"CPU": LEAST_CPU} for bundle in out]
 
 
-def _first_fit(wanted: Sequence[Seat], order: Sequence[int], nodes: Sequence[Node]) -> dict[int, int | None]:
-    """Seat index to node index, or None."""
-    free = [[n.num_cpus, n.num_gpus] for n in nodes]
-    chosen: dict[int, int | None] = dict.fromkeys(order)
+def biggest_first(asked: Sequence[Amounts]) -> list[int]:
+    """The indices of bundles in the order in which they are seated: by GPUs, then CPUs."""
+    return sorted(range(len(asked)), key=lambda i: (-asked[i].get("GPU", 0.0), -asked[i].get("CPU", 0.0), i))
+
+
+def assign(wanted: Sequence[Seat], nodes: Sequence[Node], strategy: str = "pack") -> list[str | None]:
+    """A node name for every seat, or None where no node has room; see `assign_bundles`."""
+    chosen = assign_bundles(bundles(wanted), nodes, strategy)
+    return [None if (n := chosen[number]) is None else nodes[n].name for number in bundle_numbers(wanted)]
+
+
+def assign_bundles(asked: Sequence[Amounts], nodes: Sequence[Node], strategy: str) -> list[int | None]:
+    """The index of a node for every bundle, or None where no node has room; looks at what is free.
+
+    Biggest first: "pack" takes the first node that fits, "spread" the one with the fewest bundles. Where that leaves somebody
+    out, a bounded search looks for a plan that does not.
+    """
+    order, rooms = biggest_first(asked), [Room.of(node.free) for node in nodes]
+    chosen = _greedy(asked, order, rooms, strategy == "spread")
+    if None in chosen and len(order) <= MAX_SEARCHED:
+        chosen = _search(asked, order, rooms) or chosen
+    return chosen
+
+
+def _greedy(asked: Sequence[Amounts], order: Sequence[int], rooms: Sequence[Room], spread: bool) -> list[int | None]:
+    left, taken = list(rooms), [0] * len(rooms)
+    chosen: list[int | None] = [None] * len(order)
     for i in order:
-        for n, room in enumerate(free):
-            if _fits(wanted[i], room):
-                room[0] -= wanted[i].num_cpus
-                room[1] -= wanted[i].num_gpus
-                chosen[i] = n
+        for n in sorted(range(len(left)), key=lambda n: (taken[n] if spread else 0, n)):
+            after = left[n].without(asked[i])
+            if after is not None:
+                left[n], chosen[i] = after, n
+                taken[n] += 1
                 break
     return chosen
 
 
-def _search(wanted: Sequence[Seat], order: Sequence[int], nodes: Sequence[Node]) -> dict[int, int | None] | None:
+def _search(asked: Sequence[Amounts], order: Sequence[int], rooms: Sequence[Room]) -> list[int | None] | None:
     """First fit with second thoughts: everybody's node, or None if there is no such plan or it takes too long to find."""
-    free = [[n.num_cpus, n.num_gpus] for n in nodes]
-    chosen: dict[int, int | None] = {}
+    left = list(rooms)
+    chosen: list[int | None] = [None] * len(order)
     tries = 0
 
     def place(depth: int) -> bool:
@@ -118,41 +212,21 @@ def _search(wanted: Sequence[Seat], order: Sequence[int], nodes: Sequence[Node])
         if depth == len(order):
             return True
         i, seen = order[depth], set()
-        for n, room in enumerate(free):
-            state = (round(room[0], 6), round(room[1], 6))
+        for n, room in enumerate(left):
             tries += 1
-            if state in seen or tries > MAX_TRIES or not _fits(wanted[i], room):
+            if tries > MAX_TRIES:
+                return False
+            after = room.without(asked[i])
+            if after is None or room.key in seen:
                 continue
-            seen.add(state)
-            room[0] -= wanted[i].num_cpus
-            room[1] -= wanted[i].num_gpus
-            chosen[i] = n
+            seen.add(room.key)
+            left[n], chosen[i] = after, n
             if place(depth + 1):
                 return True
-            room[0] += wanted[i].num_cpus
-            room[1] += wanted[i].num_gpus
+            left[n] = room
         return False
 
-    return chosen if len(order) <= MAX_SEARCHED and place(0) else None
-
-
-def plan_rows(wanted: Sequence[Seat], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
-    """The table of a plan: header, a row per seat, then asked and available totals."""
-    rows: list[tuple[str, ...]] = [("group", "replica", "CPUs", "GPUs", "node")]
-    for seat, node in zip(wanted, assign(wanted, nodes), strict=True):
-        frozen = f", {seat.engines.model} as it is" if seat.engines and seat.engines.model else ""
-        rows.append((seat.group + frozen, str(seat.replica), f"{seat.num_cpus:g}", f"{seat.num_gpus:g}", node or "NO ROOM"))
-    rows.append(("asked", "", f"{sum(s.num_cpus for s in wanted):g}", f"{sum(s.num_gpus for s in wanted):g}", ""))
-    rows.append(
-        ("available", "", f"{sum(n.num_cpus for n in nodes):g}", f"{sum(n.num_gpus for n in nodes):g}", f"{len(nodes)} node(s)")
-    )
-    return rows
-
-
-def format_rows(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows as aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return chosen if place(0) else None
 
 
 def this_machine() -> Node:

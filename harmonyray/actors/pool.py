@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from harmonyray.actors.reservation import Reservation
 from harmonyray.config import RuntimeConfig
 from harmonyray.errors import RunError
 
 DEATHS = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)  # the actor, or what it returned, is gone
+LOOK_S = 15.0  # between two looks, in a long call, at whether the nodes are still there
 
 MAX_DIRECT_BYTES = 1024
 
@@ -20,7 +21,7 @@ MAX_DIRECT_BYTES = 1024
 class ActorPool:
     """The actors of one run. `restarts` counts the replacements of dead ones."""
 
-    def __init__(self, placement: PlacementGroup, config: RuntimeConfig) -> None:
+    def __init__(self, placement: Reservation, config: RuntimeConfig) -> None:
         self.placement, self.config = placement, config
         self.restarts = 0
         self._handles: list[Any] = []
@@ -39,7 +40,7 @@ class ActorPool:
         }
         if num_gpus == 0:
             env["CUDA_VISIBLE_DEVICES"] = ""
-        seat = PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=bundle)
+        seat = self.placement.seat(bundle)
         # The seat's CPUs are reserved by the bundle; the actor itself asks for none, so fractions never add up wrongly.
         options = {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": seat, "runtime_env": {"env_vars": env}}
         options["max_concurrency"] = calls
@@ -57,7 +58,7 @@ class ActorPool:
         self.restarts += 1
         ray.kill(handle)
         self._handles.remove(handle)
-        if not self.placement.wait(self.config.start_timeout_s):
+        if not self.placement.restore(bundle, self.config.start_timeout_s):
             raise RunError(
                 f"{name} died with its node, and no other node had room within runtime.start_timeout_s = "
                 f"{self.config.start_timeout_s:g} s: add a node or lower `placement`, then continue with --resume"
@@ -68,14 +69,18 @@ class ActorPool:
         """What the calls to `name` return. Raises RunError when runtime.call_timeout_s passes; what an actor's method raised
         is raised here as it was there."""
         limit = self.config.call_timeout_s
-        try:
-            return ray.get(refs, timeout=limit)
-        except GetTimeoutError as e:
-            raise RunError(
-                f"{name} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
-            ) from e
-        except RayTaskError as e:
-            raise e.cause from e
+        deadline = time.monotonic() + limit
+        while True:
+            try:
+                return ray.get(refs, timeout=max(0.0, min(LOOK_S, deadline - time.monotonic())))
+            except GetTimeoutError as e:
+                if time.monotonic() >= deadline:
+                    raise RunError(
+                        f"{name} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
+                    ) from e
+                self.placement.drop_lost()
+            except RayTaskError as e:
+                raise e.cause from e
 
     def answers(self, ref: Any, timeout_s: float) -> bool:
         """Whether a call comes back in time; one that does not is as good as dead."""
@@ -90,5 +95,5 @@ class ActorPool:
         if ray.is_initialized():
             for handle in self._handles:
                 ray.kill(handle)
-            remove_placement_group(self.placement)
+            self.placement.remove()
         self._handles = []

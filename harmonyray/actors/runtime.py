@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.util.placement_group import PlacementGroup
-
 from harmonyray.actors.grader import RayGrader
-from harmonyray.actors.placement import Seat
+from harmonyray.actors.placement import Seat, bundle_numbers
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.replicas import Replica
+from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.sampling import Sampling
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.sync import WeightSync
@@ -46,16 +45,16 @@ CALLS = 4  # that an engine actor serves side by side: sampling, weights, and wh
 class RayRuntime:
     """Sampler, learner and broadcast over Ray actors. Call `start` before anything else, and `close` in any case."""
 
-    def __init__(self, seats: Sequence[Seat], group: PlacementGroup, spec: RunSpec, config: Config) -> None:
+    def __init__(self, seats: Sequence[Seat], placement: Reservation, spec: RunSpec, config: Config) -> None:
         """Asks for every actor without waiting, so that they come up side by side."""
-        self.pool = ActorPool(group, config.runtime)
+        self.pool = ActorPool(placement, config.runtime)
         self.engine_specs, self.rollout, self.sync_config = spec.engines, config.rollout, config.sync
         self._changing = threading.RLock()  # held by whoever replaces engines or gives them weights
         self.replicas: list[Replica] = []
         self.learner: Any = None
         self.restarts_taken = 0
         self.policy_version = 0
-        for bundle, seat in enumerate(seats):
+        for bundle, seat in zip(bundle_numbers(seats), seats, strict=True):
             if seat.group == "grader":
                 self.grader = RayGrader(self.pool, bundle, seat, spec.grader)
             elif seat.group == "learner":
@@ -112,8 +111,12 @@ class RayRuntime:
         return Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one).run()
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
+        """Engines that sit with the learner sleep meanwhile."""
+        beside = [r for r in self.replicas if r.group.colocated and not r.dead]
+        self._tell(beside, "sleep")
         report: UpdateReport = self._learn("update", plan, step)
         self.policy_version = report.policy_version
+        self._tell(beside, "wake")
         return report
 
     def sync(self) -> dict[str, float]:
@@ -154,6 +157,14 @@ class RayRuntime:
     def close(self) -> None:
         """Ends every actor and frees the seats."""
         self.pool.close()
+
+    def _tell(self, replicas: Sequence[Replica], what: str) -> None:
+        """Asks engines for something and waits for all of them; one that is dead or dies of it is replaced by the next sync."""
+        for replica, ref in [(r, getattr(r.handle, what).remote()) for r in replicas if not r.dead]:
+            try:
+                self.pool.get(ref, name=replica.name)
+            except DEATHS:
+                replica.dead = True
 
     def _stale(self) -> list[Replica]:
         return [r for r in self.replicas if r.trained and not r.dead and r.version != self.policy_version]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harmonyray.actors.specs import GroupSpec, PartSpec
 from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
-from harmonyray.protocols import View
+from harmonyray.protocols import Sleeps, View
 from harmonyray.rollouts import Want, figures, serve
 from harmonyray.types import (
     AnswerGroup,
@@ -66,6 +66,15 @@ class EngineWorker:
             else:
                 yield group
                 yield w, figures(group)
+
+    def sleep(self) -> None:
+        """Frees the memory of an engine that has anything to free."""
+        if isinstance(self.engine, Sleeps):
+            self.engine.sleep()
+
+    def wake(self) -> None:
+        if isinstance(self.engine, Sleeps):
+            self.engine.wake()
 
     def weight_end(self) -> WeightEnd:
         return WeightEnd(self.engine.num_weight_ranks, self.engine.weight_transports, own_gpus())

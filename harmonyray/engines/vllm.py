@@ -23,7 +23,7 @@ from harmonyray.engines.states import ASLEEP, CLOSED, PAUSED, SERVING, EngineSta
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.vllm_join import VllmReceivesWeights
 from harmonyray.engines.vllm_requests import Group, Stream, VllmRequests
-from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, start_engine
+from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, check_gpus, start_engine
 from harmonyray.engines.vllm_weights import check_complete
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import ConfigError
@@ -62,6 +62,11 @@ class VllmEngine(VllmReceivesWeights):
                 if name in OWN_ARGUMENTS:
                     raise ConfigError(f"'engine_args.{name}' cannot be given here: {OWN_ARGUMENTS[name]}")
             return given
+
+    @staticmethod
+    def check_gpus(options: Options, where: str, num_gpus: float, colocated: bool) -> None:
+        """Raises ConfigError if an engine cannot run on the GPUs that `where` gives a replica (0: on a CPU, nothing is said)."""
+        check_gpus(options, where, num_gpus, colocated)
 
     def __init__(self, options: Options, model: str, dtype: str = "float32", max_tokens: int | None = None) -> None:
         """Raises ConfigError if vLLM is not installed or does not know an argument, ModelError if it cannot serve the model."""

@@ -77,6 +77,28 @@ def check_names(given: Mapping[str, Any]) -> None:
             raise ConfigError(f"unknown option 'rollout.engine.engine_args.{name}': {nearest(name, known)}")
 
 
+def check_gpus(options: Any, where: str, num_gpus: float, colocated: bool) -> None:
+    """Raises ConfigError if `VllmEngine.Options` and the GPUs of a replica (`where` gives them) contradict each other."""
+    if num_gpus == 0:
+        return
+    spread, engine = options.tensor_parallel_size, "rollout.engine"
+    if max(num_gpus, 1) != spread:
+        raise ConfigError(
+            f"'{engine}.tensor_parallel_size' is {spread}, but {where} gives a replica {num_gpus:g} GPUs: the two must be equal; "
+            f"set {where}.num_gpus={spread}, or {engine}.tensor_parallel_size={max(1, int(num_gpus))}"
+        )
+    if num_gpus < 1 and options.kv_cache_gib is None and options.gpu_memory_utilization > num_gpus:
+        raise ConfigError(
+            f"{where} gives a replica {num_gpus:g} of a GPU, but '{engine}.gpu_memory_utilization' is "
+            f"{options.gpu_memory_utilization:g}, a share of the whole GPU: set it to {num_gpus:g} or less, or set kv_cache_gib"
+        )
+    if colocated and not options.engine_args.get("enable_sleep_mode"):
+        raise ConfigError(
+            f"{where} is colocated with the learner, whose updates the engine has to sleep through: set "
+            f"{engine}.engine_args.enable_sleep_mode=true"
+        )
+
+
 def _import_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(

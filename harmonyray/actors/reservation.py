@@ -1,0 +1,118 @@
+"""The seats of a run as Ray holds them: one placement group for each node, pinned to it, so that the plan is what happens and a
+node that goes takes only its own seats with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from harmonyray.actors.cluster import node_answers, nodes
+from harmonyray.actors.placement import Amounts, Node, Seat, assign_bundles, biggest_first, bundles
+from harmonyray.actors.plan_report import report
+from harmonyray.errors import PlacementError
+
+TRY_S = 10.0  # longest wait for one plan; room that was free has then been taken by somebody else
+PAUSE_S = 0.25  # between two looks at a busy cluster
+NODE_LABEL = "ray.io/node-id"  # every node of Ray has it
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a bundle is: a placement group, its number there, and the node (Ray's id)."""
+
+    group: PlacementGroup
+    index: int
+    node: str
+
+
+class Reservation:
+    """The bundles of a run and their places. `asked` is what each asks for, by its number."""
+
+    def __init__(self, asked: Sequence[Amounts], strategy: str) -> None:
+        self.asked, self.strategy = asked, strategy
+        self.places: dict[int, Place] = {}
+
+    def claim(self, numbers: Sequence[int], timeout_s: float) -> bool:
+        """Reserves these bundles as planned on what is free, all of them or none; plans anew until `timeout_s` have passed."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            have = nodes()
+            chosen = assign_bundles([self.asked[i] for i in numbers], have, self.strategy)
+            fits = None not in chosen
+            if fits and self._try(numbers, [have[n] for n in chosen if n is not None], deadline):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(PAUSE_S)
+
+    def seat(self, number: int) -> PlacementGroupSchedulingStrategy:
+        """Where an actor of the bundle is to be started."""
+        place = self.places[number]
+        return PlacementGroupSchedulingStrategy(place.group, placement_group_bundle_index=place.index)
+
+    def restore(self, number: int, timeout_s: float) -> bool:
+        """Makes sure that the bundle has a place: if its node is gone, one on another. False if no node has room in time."""
+        if number in self.places:
+            if node_answers(self.places[number].node):
+                return True
+            self._drop({self.places[number].node})
+        return self.claim([number], timeout_s)
+
+    def drop_lost(self) -> None:
+        """Gives up the places on nodes that are gone, which ends the calls to actors that were still to be started there: Ray
+        would let them wait for the node to come back."""
+        alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+        self._drop({place.node for place in self.places.values()} - alive)
+
+    def remove(self) -> None:
+        """Frees everything. Actors in it end."""
+        self._drop({place.node for place in self.places.values()})
+
+    def _drop(self, gone: set[str]) -> None:
+        """Gives up the places on these nodes."""
+        dropped = {number: place for number, place in self.places.items() if place.node in gone}
+        for number in dropped:
+            del self.places[number]
+        for group in {place.group.id: place.group for place in dropped.values()}.values():
+            remove_placement_group(group)
+
+    def _try(self, numbers: Sequence[int], where: Sequence[Node], deadline: float) -> bool:
+        """One placement group for each node; if one does not come in time, none stays."""
+        groups: list[PlacementGroup] = []
+        places: dict[int, Place] = {}
+        for node in {node.id: node for node in where}.values():
+            here = [number for number, n in zip(numbers, where, strict=True) if n.id == node.id]
+            # In the plan's order: Ray gives out devices in the order of the bundles.
+            here = [here[i] for i in biggest_first([self.asked[number] for number in here])]
+            pinned = [{NODE_LABEL: node.id}] * len(here)
+            group = placement_group([dict(self.asked[i]) for i in here], strategy="PACK", bundle_label_selector=pinned)
+            groups.append(group)
+            places |= {number: Place(group, index, node.id) for index, number in enumerate(here)}
+        until = min(time.monotonic() + TRY_S, deadline)
+        if all(group.wait(max(0.1, until - time.monotonic())) for group in groups):
+            self.places |= places
+            return True
+        for group in groups:
+            remove_placement_group(group)
+        return False
+
+
+def reserve(wanted: Sequence[Seat], timeout_s: float, strategy: str) -> Reservation:
+    """Places for all bundles of the seats.
+
+    Raises PlacementError with the plan at once if they can never fit, after `timeout_s` if the cluster is busy.
+    """
+    first = report(wanted, nodes(), strategy)
+    if not first.ever:
+        raise PlacementError(f"there is not enough room for this run:\n{first.text}")
+    asked = bundles(wanted)
+    reservation = Reservation(asked, strategy)
+    if not reservation.claim(range(len(asked)), timeout_s):
+        now = report(wanted, nodes(), strategy)
+        raise PlacementError(f"the cluster is busy: no room within runtime.start_timeout_s = {timeout_s:g} s:\n{now.text}")
+    return reservation
