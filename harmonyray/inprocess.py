@@ -59,6 +59,9 @@ class InProcessRuntime:
                         yield whole
             places = [place for place in again if not tally.left_out(place)]
 
+    def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
+        """Nothing: here nobody has time to spare."""
+
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         assert self.learner is not None
         report: UpdateReport = self.learner.update(fill_batch(plan), step)

@@ -83,6 +83,8 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
                 with clock("learn"):
                     learning = None if plan is None else beside.submit(p.runtime.update, plan, step)
+                    if coming is None and step < p.steps:
+                        p.runtime.prepare(p.asks, p.schedule.draw(step + 1))
                     ledger = take_ledger(step, judgements)
                     row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
                     row |= collected_metrics(got, p.asks, p.schedule.per_step)

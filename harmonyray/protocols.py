@@ -225,6 +225,10 @@ class Runtime(Sampler, Protocol):
         """The policy version that the trained engines hold; behind the learner's between an update and a `sync`."""
         ...
 
+    def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
+        """Says what will be sampled next, so that its prompts can be made ready meanwhile."""
+        ...
+
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport: ...
 
     def sync(self) -> dict[str, float]:

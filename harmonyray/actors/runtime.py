@@ -18,7 +18,7 @@ from harmonyray.actors.placement import Seat, bundle_numbers
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.reservation import Reservation
-from harmonyray.actors.sampling import Sampling
+from harmonyray.actors.sampling import Sampling, dealt
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.sync import WeightSync
 from harmonyray.actors.workers import EngineWorker, LearnerWorker
@@ -109,6 +109,12 @@ class RayRuntime:
         tally = Tally(asks, problems, seed_parts, self.rollout.max_attempts)
         timeout_s = self.rollout.request_timeout_s
         return Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one).run()
+
+    def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
+        """The engines encode these prompts when they have time. Does not wait."""
+        tally = Tally(asks, problems, (), self.rollout.max_attempts)
+        for replica, own in dealt(tally, tally.places(), self.replicas):
+            replica.handle.prepare.remote([tally.want(place) for place in own])
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Engines that sit with the learner sleep meanwhile."""

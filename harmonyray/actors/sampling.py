@@ -36,6 +36,20 @@ class Stream:
     content: Any = None
 
 
+def dealt(tally: Tally, places: Iterable[Place], replicas: Sequence[Replica]) -> list[tuple[Replica, list[Place]]]:
+    """Who is asked for what: the replicas of each place's view, equally many consecutive problems of each."""
+    owed: dict[int, list[Place]] = {}
+    by_view: dict[int, list[Place]] = {}
+    for place in places:
+        by_view.setdefault(place[0], []).append(place)
+    for v, own in by_view.items():
+        name = tally.asks[v].view.name
+        able = [r for r, replica in enumerate(replicas) if name in replica.group.views]
+        for k, place in enumerate(own):
+            owed.setdefault(able[k * len(able) // len(own)], []).append(place)
+    return [(replicas[r], own) for r, own in owed.items()]
+
+
 class Sampling:
     """One call of `Sampler.sample`. `revive` brings a dead replica back, with the weights it should have."""
 
@@ -71,18 +85,7 @@ class Sampling:
             self._deal([place for place in again if not self.tally.left_out(place)], None)
 
     def _deal(self, places: Iterable[Place], policy_version: int | None) -> None:
-        """Asks the replicas of each place's view, equally many consecutive problems of each."""
-        owed: dict[int, list[Place]] = {}
-        by_view: dict[int, list[Place]] = {}
-        for place in places:
-            by_view.setdefault(place[0], []).append(place)
-        for v, own in by_view.items():
-            name = self.tally.asks[v].view.name
-            able = [r for r, replica in enumerate(self.replicas) if name in replica.group.views]
-            for k, place in enumerate(own):
-                owed.setdefault(able[k * len(able) // len(own)], []).append(place)
-        for r, own in owed.items():
-            replica = self.replicas[r]
+        for replica, own in dealt(self.tally, places, self.replicas):
             version = policy_version if replica.trained else UNTRAINED
             wants = [self.tally.want(place) for place in own]
             generator = replica.handle.sample.options(num_returns="streaming").remote(wants, version, self.timeout_s)

@@ -54,6 +54,10 @@ class EngineWorker:
         """The lengths of the views' prompts in tokens, by view."""
         return {view.name: self.engine.count_tokens([view.render(p) for p in problems]) for view in views}
 
+    def prepare(self, wants: Sequence[Want]) -> None:
+        """Renders and encodes the prompts that will be asked for next."""
+        self.engine.count_tokens([want.request().prompt for want in wants])
+
     def sample(
         self, wants: Sequence[Want], policy_version: int | None, timeout_s: float
     ) -> Iterator[tuple[Rollout, ...] | tuple[int, GroupFigures | Failure]]:

@@ -17,7 +17,7 @@ from harmonyray.engines.groups import in_order, refused_request, sound_group, to
 from harmonyray.engines.hf_batch import Batch, Sampled
 from harmonyray.engines.hf_weights import ReceivesWeights
 from harmonyray.engines.loading import load_model, load_tokenizer
-from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
+from harmonyray.engines.prompts import PromptTokens, refuse_stale, response_text
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.weights import checksum, named_weights
 from harmonyray.registry import PluginOptions
@@ -41,6 +41,7 @@ class HfEngine(ReceivesWeights):
         """Raises ModelError if the model or its tokenizer cannot be loaded."""
         self.options = options
         self.tokenizer = load_tokenizer(model)
+        self.encode = PromptTokens(self.tokenizer)
         self.model = load_model(model, dtype)
         self.policy_version = 0
         stop = {self.tokenizer.eos_token_id}
@@ -53,7 +54,7 @@ class HfEngine(ReceivesWeights):
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Prompt lengths in tokens."""
-        return [len(encode_prompt(self.tokenizer, p)) for p in prompts]
+        return [len(self.encode(p)) for p in prompts]
 
     def sample(self, requests: Sequence[SampleRequest], policy_version: int | None) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in the requests' order.
@@ -83,7 +84,7 @@ class HfEngine(ReceivesWeights):
         while True:
             while num_seen < len(requests):
                 request = requests[num_seen]
-                ids = encode_prompt(self.tokenizer, request.prompt)
+                ids = self.encode(request.prompt)
                 refusal = refused_request(request, len(ids), self.limit)
                 if refusal is None:
                     waiting[num_seen] = ids

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from harmonyray.errors import ModelError, StaleWeightsError
@@ -10,6 +12,8 @@ from harmonyray.types import IntArray, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MAX_KNOWN = 2048  # prompts
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
@@ -27,6 +31,27 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     chat = [dict(m) for m in prompt.messages]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **prompt.template_options)
     return tokenizer(str(text) + prompt.response_prefix, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+class PromptTokens:
+    """`encode_prompt` with a memory of the latest prompts: those of the next step are encoded before they are needed."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._known: OrderedDict[str, list[int]] = OrderedDict()
+        self._turn = Lock()  # a tokenizer that two threads encode with at once raises "Already borrowed"
+
+    def __call__(self, prompt: Prompt) -> list[int]:
+        """The prompt's token ids; not to be changed. Raises ModelError."""
+        key = repr((prompt.text, prompt.messages, prompt.template_options, prompt.response_prefix))
+        with self._turn:
+            ids = self._known.pop(key, None)
+            if ids is None:
+                ids = encode_prompt(self.tokenizer, prompt)
+            self._known[key] = ids  # the latest comes last
+            while len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+            return ids
 
 
 def response_text(tokenizer: PreTrainedTokenizerBase, token_ids: IntArray, ended_by: str, stops: Sequence[str]) -> str:

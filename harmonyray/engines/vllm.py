@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from harmonyray.engines.groups import in_order, refused_request, sound_group, too_late
 from harmonyray.engines.loading import load_tokenizer, weight_shapes
-from harmonyray.engines.prompts import encode_prompt, refuse_stale, response_text
+from harmonyray.engines.prompts import PromptTokens, refuse_stale, response_text
 from harmonyray.engines.states import ASLEEP, CLOSED, PAUSED, SERVING, EngineState, EngineStateError
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.vllm_join import VllmReceivesWeights
@@ -72,6 +72,7 @@ class VllmEngine(VllmReceivesWeights):
         """Raises ConfigError if vLLM is not installed or does not know an argument, ModelError if it cannot serve the model."""
         self.options = options
         self.tokenizer = load_tokenizer(model)
+        self.encode = PromptTokens(self.tokenizer)
         self.shapes = weight_shapes(model, dtype)  # before vLLM starts: it changes some classes of transformers
         self.engine: Any = start_engine(options, model, dtype, max_tokens)
         # Also when the engine is merely forgotten: vLLM would end it whenever cycles are collected, and a later engine with it.
@@ -88,7 +89,7 @@ class VllmEngine(VllmReceivesWeights):
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Prompt lengths in tokens."""
-        return [len(encode_prompt(self.tokenizer, p)) for p in prompts]
+        return [len(self.encode(p)) for p in prompts]
 
     def sample(self, requests: Sequence[SampleRequest], policy_version: int | None) -> list[tuple[Rollout, ...]]:
         """One tuple of rollouts per request, in the requests' order.
@@ -141,7 +142,7 @@ class VllmEngine(VllmReceivesWeights):
         groups, refused = [], []
         for index in range(start, len(requests)):
             request = requests[index]
-            ids = encode_prompt(self.tokenizer, request.prompt)
+            ids = self.encode(request.prompt)
             refusal = refused_request(request, len(ids), self.engine.model_config.max_model_len)
             if refusal is None:
                 groups.append(Group(index, request, ids))
