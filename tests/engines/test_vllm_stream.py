@@ -385,3 +385,26 @@ def test_a_samples_seed_is_all_it_depends_on(narrow: RemoteEngine) -> None:
         assert tokens(narrow.sample([one], 0)[0])[0] == tokens(groups[i])[3]
     assert len({tuple(ids) for group in groups.values() for ids in tokens(group)}) > 20
     assert np.mean([len(ids) for group in groups.values() for ids in tokens(group)]) > 5
+
+
+CACHED = """
+cached = []
+step = engine.engine.step
+def watched():
+    outputs = step()
+    cached.extend((len(o.prompt_token_ids), o.num_cached_tokens) for o in outputs if o.finished)
+    return outputs
+engine.engine.step = watched
+try:
+    engine.sample(asked, 0)
+finally:
+    engine.engine.step = step
+result = cached
+"""
+
+
+def test_the_samples_of_a_prompt_share_its_whole_blocks(vllm_process: VllmProcess) -> None:
+    """Also those that begin in the same step. 32 tokens is the smallest block on a CPU; the quickstart's prompts have 7."""
+    engine = vllm_process.engine("quickstart", engine_args={"block_size": 32}, max_num_seqs=4)
+    asked = ask(["SOLVE: 52-37\n" * 6, "SOLVE: 98-81\n"], Sampling(1), 6)
+    assert sorted(run(engine, CACHED, asked=asked)) == [(7, 0)] * 6 + [(42, 0)] + [(42, 32)] * 5
