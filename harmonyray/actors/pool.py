@@ -24,7 +24,7 @@ class ActorPool:
     def __init__(self, placement: Reservation, config: RuntimeConfig) -> None:
         self.placement, self.config = placement, config
         self.restarts = 0
-        self._handles: list[Any] = []
+        self._handles: list[tuple[int, Any]] = []  # each with its bundle
 
     def start(self, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
         """An actor of `cls` in a reserved seat, one thread pool of the configured size, which serves that many calls side by
@@ -45,7 +45,7 @@ class ActorPool:
         options = {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": seat, "runtime_env": {"env_vars": env}}
         options["max_concurrency"] = calls
         handle = ray.remote(cls).options(**options).remote(*args)
-        self._handles.append(handle)
+        self._handles.append((bundle, handle))
         return handle
 
     def replace(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
@@ -57,7 +57,7 @@ class ActorPool:
             )
         self.restarts += 1
         ray.kill(handle)
-        self._handles.remove(handle)
+        self._handles.remove((bundle, handle))
         if not self.placement.restore(bundle, self.config.start_timeout_s):
             raise RunError(
                 f"{name} died with its node, and no other node had room within runtime.start_timeout_s = "
@@ -78,9 +78,16 @@ class ActorPool:
                     raise RunError(
                         f"{name} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
                     ) from e
-                self.placement.drop_lost()
+                self._give_up_lost()
             except RayTaskError as e:
                 raise e.cause from e
+
+    def _give_up_lost(self) -> None:
+        """Ends the actors whose nodes are gone. Ray would start one that was not up yet as soon as the node came back."""
+        lost = self.placement.drop_lost()
+        for bundle, handle in self._handles:
+            if bundle in lost:
+                ray.kill(handle)
 
     def answers(self, ref: Any, timeout_s: float) -> bool:
         """Whether a call comes back in time; one that does not is as good as dead."""
@@ -93,7 +100,7 @@ class ActorPool:
     def close(self) -> None:
         """Ends every actor and frees the seats. Calling it twice is fine."""
         if ray.is_initialized():
-            for handle in self._handles:
+            for _, handle in self._handles:
                 ray.kill(handle)
             self.placement.remove()
         self._handles = []

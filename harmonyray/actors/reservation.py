@@ -63,11 +63,12 @@ class Reservation:
             self._drop({self.places[number].node})
         return self.claim([number], timeout_s)
 
-    def drop_lost(self) -> None:
-        """Gives up the places on nodes that are gone, which ends the calls to actors that were still to be started there: Ray
-        would let them wait for the node to come back."""
+    def drop_lost(self) -> set[int]:
+        """Gives up the places on nodes that are gone; returns the numbers of their bundles."""
         alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-        self._drop({place.node for place in self.places.values()} - alive)
+        lost = {number for number, place in self.places.items() if place.node not in alive}
+        self._drop({self.places[number].node for number in lost})
+        return lost
 
     def remove(self) -> None:
         """Frees everything. Actors in it end."""
