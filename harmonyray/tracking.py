@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from harmonyray.errors import TrackingError
+from harmonyray.errors import RolloutsLostError, TrackingError
 from harmonyray.ledger import FOLDER, StepLedger, write_ledger
-from harmonyray.types import Collected, Judgement, ProblemRollouts
+from harmonyray.types import Collected, Judgement, Kept, ProblemRollouts, T
 
 METRICS = "metrics.jsonl"
 FAILED = "failed.jsonl"  # the attempts at sampling that failed
@@ -64,7 +64,7 @@ class RunTracker:
             listener(row)
 
     def flush(self) -> None:
-        """Waits until the last step is recorded. Raises OSError where it cannot be, RolloutsLostError if rollouts are gone."""
+        """Waits until the last step is recorded. Raises OSError where it cannot be."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -124,7 +124,7 @@ def write_rollouts(
     path: Path, step: int, views: Sequence[str], rollouts: Sequence[ProblemRollouts], judgements: Sequence[Judgement]
 ) -> None:
     """One row per sample: what was asked, answered, extracted, its cluster, the label and the reward. A few problems' texts are
-    held at a time. Raises RolloutsLostError."""
+    held at a time; texts that are gone with a node are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -141,30 +141,38 @@ def write_rollouts(
 
 
 def _rollout_rows(step: int, views: Sequence[str], problem: ProblemRollouts, judged: Judgement) -> Iterator[dict[str, Any]]:
-    group, rewordings = judged.group, judged.group.rewordings.get()
-    for v, samples in enumerate(problem.fetch()):
+    group, rewordings = judged.group, _texts(judged.group.rewordings)
+    for v, held in enumerate(problem.groups):
         label = judged.consensus.label[v]
-        for n, rollout in enumerate(samples):
-            read = group.read[v][n]
+        samples = _texts(held.kept)
+        for n, num_tokens in enumerate(held.figures.lengths.tolist()):
+            read, rollout = group.read[v][n], None if samples is None else samples[n]
             yield {
                 "step": step,
                 "problem_id": problem.problem.id,
                 "view": views[v],
                 "sample": n,
                 "question": problem.problem.text,
-                "response": rollout.text,
+                "response": None if rollout is None else rollout.text,
                 "answer": read.answer,
                 "cluster": int(group.cluster_ids[v, n]),
                 "label": None if label is None else group.representatives[label],
                 "reward": float(judged.rewards[v, n]),
                 "missing": read.missing,
-                "draft": None if rollout.draft is None else rollout.draft.text,
-                "rewritten": rewordings[v][n],
+                "draft": None if rollout is None or rollout.draft is None else rollout.draft.text,
+                "rewritten": None if rewordings is None else rewordings[v][n],
                 "strategy": read.strategy,
-                "num_tokens": len(rollout.token_ids),
-                "finish_reason": rollout.finish_reason,
-                "policy_version": rollout.policy_version,
+                "num_tokens": num_tokens,
+                "finish_reason": "length" if held.figures.truncated[n] else "stop",
+                "policy_version": None if rollout is None else rollout.policy_version,
             }
+
+
+def _texts(kept: Kept[T]) -> T | None:
+    try:
+        return kept.get()
+    except RolloutsLostError:
+        return None
 
 
 def _rollouts_schema() -> Any:

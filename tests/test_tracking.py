@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harmonyray.errors import TrackingError
+from harmonyray.errors import RolloutsLostError, TrackingError
 from harmonyray.rollouts import keep
 from harmonyray.tracking import MlflowRun, RunTracker, read_metrics, rewind, write_rollouts
 from harmonyray.types import (
@@ -26,6 +26,7 @@ from harmonyray.types import (
     Prompt,
     Reading,
     Rollout,
+    RolloutGroup,
 )
 
 
@@ -234,3 +235,19 @@ def test_a_store_that_cannot_be_used(uri: str) -> None:
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     assert run.finish("FAILED") == []  # it has been told
+
+
+def test_texts_that_are_gone_with_a_node_are_null_and_the_figures_stay(tmp_path: Path) -> None:
+    class Gone:
+        def get(self) -> Any:
+            raise RolloutsLostError("gone")
+
+    collected, judgements = step()
+    (whole,) = collected.rollouts
+    solver, other = whole.groups
+    lost = ProblemRollouts(whole.problem, (RolloutGroup(solver.figures, Gone()), other))
+    write_rollouts(tmp_path / "step-000007.parquet", 7, ["a", "b"], [lost], judgements)
+    got = pq.read_table(tmp_path / "step-000007.parquet").to_pylist()
+    assert [row["response"] for row in got] == [None, None, "hm"]
+    assert [(row["answer"], row["num_tokens"], row["finish_reason"]) for row in got[:2]] == [("4", 3, "stop"), ("5", 9, "length")]
+    assert [row["rewritten"] for row in got] == [None, None, "two and two"]

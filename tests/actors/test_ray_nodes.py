@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 import ray
-from actor_helpers import ROOM, SMALL, assert_same_rows, assert_same_weights, engine_weights, inside, learner_weights, wait_for
+from actor_helpers import (
+    ROOM,
+    SMALL,
+    assert_same_rows,
+    assert_same_weights,
+    engine_weights,
+    inside,
+    learner_weights,
+    small_config,
+    wait_for,
+)
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.numpy import load_file
 
+from harmonyray import build
 from harmonyray.actors import pool
 from harmonyray.actors.cluster import nodes
 from harmonyray.actors.placement import Seat, assign, seats
@@ -21,8 +32,9 @@ from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.reservation import Reservation, reserve
 from harmonyray.actors.runtime import RayRuntime
 from harmonyray.cli import main
+from harmonyray.collect import collect
 from harmonyray.config import RuntimeConfig, load_config
-from harmonyray.errors import PlacementError
+from harmonyray.errors import PlacementError, RolloutsLostError
 from harmonyray.tracking import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -152,6 +164,28 @@ def test_a_node_that_goes_is_done_without(
     assert len(set(where[-1])) == 1, "and then shared one"
     assert sum(row["runtime/restarts"] for row in read_metrics(tmp_path / "run")) == 1
     assert_same_run(tmp_path / "run", undisturbed)
+
+
+def test_rollouts_that_were_kept_on_a_node_that_goes_are_sampled_again(cluster: Cluster) -> None:
+    """Sampled on the second node, which goes before anybody has fetched them: they are lost, and the engine's successor on the
+    third node makes them again."""
+    gone = cluster.add_node(num_cpus=1, resources={"engines": 1})
+    cluster.wait_for_nodes()
+    config = small_config("views.reframer=null", "method.type=majority_vote", *APART, *LIMITS)
+    views = build.make_views(config)
+    problems, asks = build.load_problems(config)[0][:4], build.make_asks(config, views)
+    with build.open_runtime(config, views, learn=False) as (runtime, grader):
+        undisturbed = collect(runtime, grader, asks, problems, 0, (1,))
+        expected = [item.fetch()[0][0].token_ids.tolist() for item in undisturbed.rollouts]
+        kept = list(runtime.sample(asks, problems, 0, (1,)))
+        cluster.add_node(num_cpus=1, resources={"engines": 1})
+        cluster.wait_for_nodes()
+        cluster.remove_node(gone)
+        with pytest.raises(RolloutsLostError, match="gone with the node"):
+            kept[0].fetch()
+        again = collect(runtime, grader, asks, problems, 0, (1,))
+        assert [item.fetch()[0][0].token_ids.tolist() for item in again.rollouts] == expected
+        assert runtime.take_restarts() == 1
 
 
 def test_a_node_that_cannot_be_done_without_ends_the_run_and_keeps_the_checkpoint(
