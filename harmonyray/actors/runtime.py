@@ -176,11 +176,14 @@ class RayRuntime:
         return [r for r in self.replicas if r.trained and not r.dead and r.version != self.policy_version]
 
     def _broadcast(self, replicas: Sequence[Replica]) -> int:
-        """The learner's weights to these engines; marks who died of it. Raises WeightSyncError if nobody did."""
+        """The learner's weights to these engines; marks who died of it, or is stuck. Raises WeightSyncError if nobody did."""
         try:
             num_bytes = self.weight_sync.broadcast(replicas, self.policy_version)
         except (*DEATHS, WeightSyncError) as e:
             self.weight_sync.forget()
+            hung = self.weight_sync.hung()
+            for replica in replicas:
+                replica.dead = replica.dead or replica.name in hung
             if not self._find_dead():
                 self._learn("policy_version")
                 raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {_short(e)}") from e

@@ -14,6 +14,8 @@ from harmonyray.actors.transports import WeightEnd, plan_groups
 from harmonyray.config import SyncConfig
 from harmonyray.errors import AlteredWeightsError, WeightSyncError
 
+HUNG_S = 2.0  # beyond the limits of a broadcast, which everybody keeps that is not stuck
+
 
 class WeightSync:
     """Broadcasts from `learner` (an actor that has started) to engine actors."""
@@ -25,10 +27,17 @@ class WeightSync:
         self._end: WeightEnd = pool.get(learner.weight_end.remote())
         self._group_number = 0
         self._joined: list[Any] = []  # the handles that are in the present groups
+        self._asked: dict[str, Any] = {}  # the latest call to each engine, by the replica's name
 
     def forget(self) -> None:
         """The next broadcast makes new groups: a present one has lost a member or is out of step."""
         self._joined = []
+
+    def hung(self) -> set[str]:
+        """After a failure: the replicas that did not come back from what they were last asked, though their time is over."""
+        refs = list(self._asked.values())
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=HUNG_S, fetch_local=False) if refs else ([], [])
+        return {name for name, ref in self._asked.items() if ref not in done}
 
     def broadcast(self, replicas: Sequence[Replica], policy_version: int) -> int:
         """Sends the weights to these engines, all or some of the run's; returns the bytes sent to each. Other engines are not
@@ -38,10 +47,12 @@ class WeightSync:
         time again; AlteredWeightsError if one acknowledges another policy version or checksum than what was sent.
         """
         engines = [r.handle for r in replicas]
+        self._asked = {}
         try:
             if self._joined != engines:
                 self._join(replicas)
             acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
+            self._asked = {r.name: ack for r, ack in zip(replicas, acks, strict=True)}
             num_bytes, expected = self.pool.get(self.learner.send.remote(self.weight_specs, self._bucket_bytes), "the learner")
             self._check_loaded(replicas, acks)
         except BaseException:
@@ -63,13 +74,13 @@ class WeightSync:
         """Learner and engines leave their groups and meet in new ones."""
         ends = self.pool.get([r.handle.weight_end.remote() for r in replicas])
         by_name = {r.name: r.handle for r in replicas}
-        specs, joining = [], []
+        specs = []
         for group in plan_groups(self.sync_config.backend, self._end, dict(zip(by_name, ends, strict=True))):
             self._group_number += 1
             name = f"weights-{self._group_number}"
             specs.append(GroupSpec(self.host, self.port, name, group.members, group.transport, self.sync_config.timeout_s))
-            joining += [by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()]
-        self.pool.get([self.learner.join.remote(specs), *joining])
+            self._asked |= {engine: by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()}
+        self.pool.get([self.learner.join.remote(specs), *self._asked.values()])
         self._joined = [r.handle for r in replicas]
 
     def _check_loaded(self, replicas: Sequence[Replica], acks: Sequence[Any]) -> None:

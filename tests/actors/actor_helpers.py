@@ -106,6 +106,13 @@ def drive_new(config: Config) -> tuple[Record, dict[str, np.ndarray]]:
         return drive(config, runtime, grader)
 
 
+def expire(runtime: Any) -> None:
+    """The next sync broadcasts to every engine, in a new group."""
+    runtime.weight_sync.forget()
+    for replica in runtime.replicas:
+        replica.version = None
+
+
 def learner_weights(runtime: Any) -> dict[str, np.ndarray]:
     if not isinstance(runtime.learner, ray.actor.ActorHandle):
         return {k: v.numpy().copy() for k, v in runtime.learner.weights().items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from actor_helpers import assert_same_weights, engine_weights, inside, learner_weights, pid_of, small_config
+from actor_helpers import assert_same_weights, engine_weights, expire, inside, learner_weights, pid_of, small_config
 
 from harmonyray import build
 from harmonyray.actors.broadcast import WeightStore
@@ -21,7 +21,8 @@ from harmonyray.actors.specs import GroupSpec
 from harmonyray.engines.weight_group import WeightGroup
 from harmonyray.engines.weights import checksum, specs
 from harmonyray.errors import RunError, StaleWeightsError, WeightSyncError
-from harmonyray.types import SampleRequest, Sampling
+from harmonyray.protocols import Ask
+from harmonyray.types import Problem
 
 MEMBERS = ("learner", "view solver replica 0", "view reframer replica 0")
 
@@ -40,11 +41,10 @@ def runtime(opened: tuple[Any, Any]) -> Any:
     return opened[0]
 
 
-def requests(view: str = "solver") -> dict[str, list[SampleRequest]]:
+def asked() -> tuple[list[Ask], list[Problem]]:
+    """The solver's part of what a sampler is asked."""
     config = small_config()
-    by_name = {v.name: v for v in build.make_views(config)}
-    problems, _ = build.load_problems(config)
-    return {view: [SampleRequest(by_name[view].render(p), (1, 2)) for p in problems[:2]]}
+    return build.make_asks(config, build.make_views(config))[:1], build.load_problems(config)[0][:2]
 
 
 def nudge_learner(runtime: Any) -> None:
@@ -82,7 +82,7 @@ def test_every_engine_holds_the_learners_weights_after_each_update(
 
 def test_weights_of_another_version_are_refused_by_name(runtime: Any) -> None:
     with pytest.raises(StaleWeightsError) as caught:
-        runtime.sample(requests(), {"solver": Sampling(4)}, runtime.policy_version + 7)
+        list(runtime.sample(*asked(), runtime.policy_version + 7, (1,)))
     message = str(caught.value)
     assert message.startswith(f"asked to generate with policy version {runtime.policy_version + 7}")
     assert "\n" not in message, "the user sees this sentence, not Ray's traceback"
@@ -117,7 +117,7 @@ def test_joining_again_and_again_leaves_no_threads_or_sockets_behind(runtime: An
         return len(os.listdir(f"/proc/{pid}/task")), len(os.listdir(f"/proc/{pid}/fd"))
 
     def rejoin() -> None:
-        runtime.weight_sync.forget()
+        expire(runtime)
         runtime.sync()
 
     handles = [runtime.learner, *(r.handle for r in runtime.replicas)]
@@ -146,7 +146,7 @@ def test_an_engine_that_does_not_join_is_named_within_the_timeout(runtime: Any) 
         hf_weights.WeightGroup = absent
 
     inside(handle, stay_away_once)
-    runtime.weight_sync.forget()
+    expire(runtime)
     start = time.monotonic()
     with pytest.raises(WeightSyncError, match=r"rank 2 \(view reframer replica 0\) did not join"):
         runtime.sync()
