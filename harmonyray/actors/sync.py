@@ -78,6 +78,6 @@ class WeightSync:
         late = [r.name for r, ack in zip(replicas, acks, strict=True) if ack not in done]
         if late:
             raise WeightSyncError(
-                f"{', '.join(late)} took all buckets but did not load them within sync.timeout_s = {self.sync_config.timeout_s:g} s: "
-                "raise it, or look at the engine's log"
+                f"{', '.join(late)} took all buckets but did not load them within sync.timeout_s = "
+                f"{self.sync_config.timeout_s:g} s: raise it, or look at the engine's log"
             )

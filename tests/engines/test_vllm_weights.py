@@ -17,7 +17,9 @@ from harmonyray.types import Prompt, SampleRequest, Sampling
 pytestmark = needs_vllm
 
 SaveModel = Callable[..., str]
-ASKED = [SampleRequest(Prompt(text, "solver", text=text), (1, 2, 3)) for text in ("SOLVE: 52-37\n", "REFRAME: 61-28\n")]
+ASKED = [
+    SampleRequest(Prompt(text, "solver", text=text), (1, 2, 3), Sampling(40)) for text in ("SOLVE: 52-37\n", "REFRAME: 61-28\n")
+]
 Weights = dict[str, torch.Tensor]
 
 
@@ -32,7 +34,7 @@ def fresh(process: VllmProcess, number: int) -> RemoteEngine:
 
 
 def tokens(engine: RemoteEngine, version: int) -> list[list[list[int]]]:
-    return [[r.token_ids.tolist() for r in group] for group in engine.sample(ASKED, Sampling(40), version)]
+    return [[r.token_ids.tolist() for r in group] for group in engine.sample(ASKED, version)]
 
 
 def test_what_cannot_be_loaded_changes_nothing(vllm_process: VllmProcess, shipped: Weights) -> None:
@@ -62,10 +64,12 @@ def test_what_the_prefix_cache_remembers_goes_with_the_old_weights(vllm_process:
     path = save_model("llama_wide_heads")
     engine = vllm_process.engine(path, max_model_len=128, engine_args={"block_size": 32})
     ours = HfEngine(HfEngine.Options(), path)
-    asked = [SampleRequest(Prompt("p", "v", text="q w e r t y u i o p a s d f g h j k l z x c v b n m " * 3), (1,))]
+    asked = [
+        SampleRequest(Prompt("p", "v", text="q w e r t y u i o p a s d f g h j k l z x c v b n m " * 3), (1,), Sampling(16, 0))
+    ]
     generator = torch.Generator().manual_seed(1)
     for version in range(3):
-        got, want = (e.sample(asked, Sampling(16, 0), version) for e in (engine, ours))
+        got, want = (e.sample(asked, version) for e in (engine, ours))
         assert got[0][0].token_ids.tolist() == want[0][0].token_ids.tolist()
         new = {name: t + 0.2 * torch.randn(t.shape, generator=generator) for name, t in ours.weights().items()}
         engine.load_weights(new, version + 1)
@@ -130,8 +134,8 @@ def test_weights_that_cannot_be_read_back_are_said_to_be(vllm_process: VllmProce
     held, (warning,) = vllm_process.run(code + load, new=new)
     assert held == ours.load_weights(new, 1)
     assert f"{len(new)} of {len(new)} weights, 'transformer.wte.weight' for one, cannot be read back" in warning
-    asked = [SampleRequest(Prompt("p", "v", text="q w e"), (1,))]
-    got, want = (e.sample(asked, Sampling(16, 0), 1) for e in (engine, ours))
+    asked = [SampleRequest(Prompt("p", "v", text="q w e"), (1,), Sampling(16, 0))]
+    got, want = (e.sample(asked, 1) for e in (engine, ours))
     assert got[0][0].token_ids.tolist() == want[0][0].token_ids.tolist()
 
 
@@ -200,21 +204,21 @@ CLOSE = """
 import psutil
 from harmonyray.engines.vllm import VllmEngine
 from harmonyray.types import Prompt, SampleRequest, Sampling
-asked = [SampleRequest(Prompt("p", "v", text="SOLVE: 52-37"), (1,))]
+asked = [SampleRequest(Prompt("p", "v", text="SOLVE: 52-37"), (1,), Sampling(4))]
 engine = VllmEngine(VllmEngine.Options(), "quickstart")
 engine.close()
 engine.close()
 try:
-    engine.sample(asked, Sampling(4), 0)
+    engine.sample(asked, 0)
 except Exception as e:
     refused = str(e)
 forgotten = VllmEngine(VllmEngine.Options(), "quickstart")
-forgotten.sample(asked, Sampling(4), 0)
+forgotten.sample(asked, 0)
 del forgotten
 import gc
 last = VllmEngine(VllmEngine.Options(), "quickstart")
 gc.collect()
-answers = len(last.sample(asked, Sampling(4), 0))
+answers = len(last.sample(asked, 0))
 last.close()
 result = refused, answers, [p.name() for p in psutil.Process().children(recursive=True)]
 """
@@ -238,7 +242,7 @@ with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     held = engine.load_weights(new, 1)
 workers = len([p for p in psutil.Process().children(recursive=True) if p.memory_info().rss > 5e8])
-rollouts = engine.sample(asked, sampling, 1)
+rollouts = engine.sample(asked, 1)
 engine.close()
 left = [p.name() for p in psutil.Process().children(recursive=True) if p.memory_info().rss > 5e8]
 result = held, rollouts, workers, left, [str(w.message) for w in seen if "read back" in str(w.message)]
@@ -250,13 +254,13 @@ def test_two_processes_for_one_engine(save_model: SaveModel) -> None:
     path = save_model("llama_wide_heads")
     ours = HfEngine(HfEngine.Options(), path)
     new = {name: t * 1.2 for name, t in ours.weights().items()}
-    asked = [SampleRequest(Prompt(t, "v", text=t), (1,)) for t in ("q w e", "a b c d e")]
+    asked = [SampleRequest(Prompt(t, "v", text=t), (1,), Sampling(16, 0)) for t in ("q w e", "a b c d e")]
     process = VllmProcess()
     try:
-        held, got, workers, left, told = process.run(PARALLEL, model=path, new=new, asked=asked, sampling=Sampling(16, 0))
+        held, got, workers, left, told = process.run(PARALLEL, model=path, new=new, asked=asked)
     finally:
         process.close()
     assert held == ours.load_weights(new, 1)
-    want = ours.sample(asked, Sampling(16, 0), 1)
+    want = ours.sample(asked, 1)
     assert [g[0].token_ids.tolist() for g in got] == [w[0].token_ids.tolist() for w in want]
     assert (workers, left, len(told)) == (2, [], 1)
