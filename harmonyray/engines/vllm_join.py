@@ -41,7 +41,7 @@ class VllmReceivesWeights:
         """Joins a broadcast group with all workers, from `rank` on. Raises WeightSyncError."""
         self._group = group
         info = {"transport": group.backend, "group": asdict(group), "rank_offset": rank}
-        self._ask("init_weight_transfer_engine", init_info=info)
+        self._try("init_weight_transfer_engine", init_info=info)
 
     def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
         """Takes part in one broadcast of exactly the model's tensors; returns the checksum of what was received and loaded, with
@@ -60,11 +60,15 @@ class VllmReceivesWeights:
             if self.num_weight_ranks > 1:  # vLLM's calls to other processes must not cross
                 held.enter_context(self.lock)
             self._ask("start_weight_update")
-            self._ask("update_weights", update_info=_update_info(sent, bucket_bytes))
+            try:
+                self._try("update_weights", update_info=_update_info(sent, bucket_bytes))
+            except WeightSyncError:
+                self._ask("finish_weight_update")
+                raise
             if self.num_weight_ranks == 1:
                 held.enter_context(self.lock)
             with self.state.updating():
-                self._ask("finish_weight_update")
+                self._try("finish_weight_update")
                 self.drop_cached()
                 self.engine.set_weight_version(str(policy_version))
             self.policy_version = policy_version
@@ -89,6 +93,13 @@ class VllmReceivesWeights:
                 "checksum says what was handed to it and loaded, not what it computes with",
                 stacklevel=3,
             )
+
+    def _try(self, method: str, **kwargs: Any) -> None:
+        """The same for a call in which a worker may fail. Raises WeightSyncError with the first worker's failure."""
+        self._ask(method, **kwargs)
+        for failure in self._ask("weights_failure"):
+            if failure is not None:
+                raise WeightSyncError(failure)
 
     def _ask(self, method: str, **kwargs: Any) -> list[Any]:
         """The workers' answers. Loading has no limit here; everything else gives up by itself after the group's timeout."""

@@ -6,6 +6,8 @@ in each of them. Every worker process is a rank of the broadcast group, from the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +73,7 @@ class GlooTransfer(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
 
     def finish_weight_update(self) -> None:
         """Loads what was received. Raises WeightSyncError if a check of `CheckedLoad` fails."""
-        assert self.received is not None, "nothing was received"
+        assert self.received is not None
         received, self.received = self.received, None
         with torch.no_grad():
             load = CheckedLoad(self.model, self.model_config, self.parallel_config.world_size)
@@ -86,6 +88,10 @@ class GlooTransfer(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         assert self.group is not None, "join a broadcast group first"
         self.group.refuse(WeightSyncError(why))
 
+    @property
+    def complete(self) -> bool:
+        return self.received is not None
+
     def shutdown(self) -> None:
         self.group = None
 
@@ -94,10 +100,15 @@ TRANSPORTS: dict[str, Any] = {"gloo": GlooTransfer}
 
 
 class Transfer(WeightTransferEngine[Any, Any]):
-    """The one backend that harmonyray's engines are started with: the transport is chosen anew whenever a group is joined."""
+    """The one backend that harmonyray's engines are started with: the transport is chosen anew whenever a group is joined.
+
+    A WeightSyncError is kept for `weights_failure` instead of raised: from the first worker that raises vLLM takes no further
+    answers, and would take those of the others for answers to the next call.
+    """
 
     supports_draft_weight_update = False
     inner: Any = None
+    failure: str | None = None
 
     def parse_init_info(self, init_dict: dict[str, Any]) -> Any:
         """`init_dict`: `transport`, and what that transport's own init info holds."""
@@ -107,30 +118,49 @@ class Transfer(WeightTransferEngine[Any, Any]):
         return self.inner.parse_init_info(fields)
 
     def init_transfer_engine(self, init_info: Any) -> None:
-        self.inner.init_transfer_engine(init_info)
+        with self._keeping_failure():
+            self.inner.init_transfer_engine(init_info)
 
     def start_weight_update(self) -> None:
         self.inner.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self.inner.update_weights(update_info)
+        with self._keeping_failure():
+            self.inner.update_weights(update_info)
 
     def receive_weights(self, update_info: Any) -> None:
         self.inner.receive_weights(update_info)
 
     def finish_weight_update(self) -> None:
-        self.inner.finish_weight_update()
+        """Ends an update; one of which nothing came is only forgotten."""
+        if self.inner.complete:
+            with self._keeping_failure():
+                self.inner.finish_weight_update()
 
     def shutdown(self) -> None:
+        self.failure = None
         if self.inner is not None:
             self.inner.shutdown()
             self.inner = None
+
+    @contextmanager
+    def _keeping_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except WeightSyncError as e:
+            self.failure = str(e)
 
 
 class TransferExtension(WeightsExtension):
     """What the engine asks of its workers beside vLLM's own four methods."""
 
     weight_transfer_engine: Any
+
+    def weights_failure(self) -> str | None:
+        """The failure that no call has told of yet."""
+        transfer = self.weight_transfer_engine
+        failure, transfer.failure = transfer.failure, None
+        return failure
 
     def weights_report(self) -> Report:
         """What the last update was: see `Report`."""

@@ -22,7 +22,7 @@ from harmonyray.engines.roll_call import POLL_S, GroupSpec, RollCall
 from harmonyray.engines.weights import Bucket, TensorSpec, combine, digest, pack, plan_buckets, unpack
 from harmonyray.errors import WeightSyncError
 
-IN_FLIGHT = 3  # buckets under way at once, so that copies and checksums overlap with the network
+IN_FLIGHT = 4  # buckets under way at once, so that copies and checksums overlap with the network
 SLICE_S = 0.25  # how often one that waits looks whether another gave up
 
 
@@ -92,7 +92,7 @@ class WeightGroup:
             self.roll.wait_for_all()
         except (RuntimeError, WeightSyncError) as e:
             self.close()
-            raise WeightSyncError(not_taken(self.roll, plan, first_line(e))) from e
+            raise WeightSyncError(not_taken(self.roll, plan, self.roll.failed() or first_line(e))) from e
         return sum(s.num_bytes for s in specs), combine((s, digests[s.name]) for s in specs)
 
     def receive(
@@ -198,7 +198,8 @@ def missing(spec: GroupSpec, roll: RollCall | None) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error says, without gloo's general advice."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" This is typically caused by")[0]
 
 
 def _process_group(store: Any, rank: int, spec: GroupSpec, timeout: timedelta) -> Any:

@@ -10,8 +10,8 @@ import torch
 
 ALIGN = 64  # bytes; kernels may compute otherwise (in the last digit) with tensors that lie at odder places
 ALONE_BYTES = 8 << 20  # a tensor of this size is sent from where it lies: a copy into a bucket would cost more than it saves
-ROW_BYTES = 32 << 10  # the checksum adds up rows of this size
-BLOCK_ROWS = 16  # that many at a time, on a CPU: what a core's cache holds
+FEW_WORDS, NARROW, WIDE = 1 << 10, 1 << 7, 1 << 13  # of the checksum's matrices: what needs none, and how wide they are
+BLOCK_WORDS = 1 << 16  # words that are added up at a time on a CPU: what a core's cache holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +110,33 @@ def combine(digests: Iterable[tuple[TensorSpec, bytes]]) -> int:
 
 
 def digest(tensor: torch.Tensor) -> bytes:
-    """16 bytes that say what a tensor's bytes are.
-
-    They are the hash (blake2b) of sums: the tensor's 64-bit words as a matrix with rows of `ROW_BYTES`, its rows and its columns
-    added up, wrapping. One altered word alters the sum of its column; of two swapped ones either the columns' sums change or,
-    where both are in one column, the rows'. What fills no whole row is hashed as it is.
-    """
+    """16 bytes that say what a tensor's bytes are: the hash (blake2b) of sums over its 64-bit words (see `_fold`)."""
     raw = raw_bytes(tensor)
     if raw.data_ptr() % 8:
         raw = raw.clone()  # 64-bit words have to lie at multiples of 8
-    whole = len(raw) - len(raw) % ROW_BYTES
+    whole = len(raw) - len(raw) % 8
     hashed = hashlib.blake2b(raw[whole:].cpu().numpy().data, digest_size=16)
-    if whole:
-        rows = raw[:whole].view(torch.int64).view(-1, ROW_BYTES // 8)
-        columns, sums = rows.new_zeros(rows.shape[1]), []
-        for block in rows.split(len(rows) if rows.is_cuda else BLOCK_ROWS):
-            columns += block.sum(0)
-            sums.append(block.sum(1))
-        hashed.update(torch.cat([columns, *sums]).cpu().numpy().data)
+    hashed.update(torch.cat(_fold(raw[:whole].view(torch.int64))).cpu().numpy().data)
     return hashed.digest()
+
+
+def _fold(words: torch.Tensor) -> list[torch.Tensor]:
+    """At most a few thousand words that differ if one of `words` int64[n] is altered or two are swapped.
+
+    The words are laid out as a matrix, and its columns and rows added up, wrapping; these sums are then folded in their turn. One
+    altered word alters the sum of its column by the same amount. Of two swapped ones either two columns' sums change, by an
+    amount and its negative, or, where both are in one column, two rows' do; and so on in the next fold.
+    """
+    if len(words) <= FEW_WORDS:
+        return [words]
+    width = WIDE if len(words) >= 8 * WIDE else NARROW
+    num_rows = len(words) // width
+    rows, rest = words[: num_rows * width].view(num_rows, width), words[num_rows * width :]
+    columns, sums = words.new_zeros(width), []
+    for block in rows.split(num_rows if words.is_cuda else max(1, BLOCK_WORDS // width)):
+        columns += block.sum(0)
+        sums.append(block.sum(1))
+    if len(rest):
+        columns[: len(rest)] += rest
+        sums.append(rest.sum().view(1))
+    return [*_fold(columns), *_fold(torch.cat(sums))]

@@ -250,10 +250,8 @@ def test_a_receiver_that_waits_in_vain_names_the_bucket() -> None:
     learner = WeightGroup(spec, 0, store.store)
     thread.join(30)
     assert learner.rank == 0
-    assert (
-        "rank 1 (view solver replica 0): bucket 0 (tensor 'embedding', 64 bytes) did not arrive: nothing came within 2 s"
-        in str(caught[0])
-    )
+    said = "rank 1 (view solver replica 0): bucket 0 (tensor 'embedding', 64 bytes) did not arrive: nothing came within 2 s"
+    assert said in str(caught[0])
 
 
 def test_paths_reach_the_learner_whole(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from harmonyray.engines.hf import HfEngine
 from harmonyray.engines.weights import (
-    ROW_BYTES,
+    NARROW,
+    WIDE,
     Bucket,
     TensorSpec,
     checksum,
@@ -212,18 +213,25 @@ def test_swapped_words_show_at_any_distance(distance: int) -> None:
     assert checksum({"a": words}) != checksum({"a": other})
 
 
-@given(st.data())
-def test_swaps_and_changes_in_the_matrix_of_sums_show(data: st.DataObject) -> None:
-    """Two rows of 4096 64-bit words and a rest: within a column, within a row, across, and into the rest."""
-    words = torch.arange(2 * ROW_BYTES // 4 + 5, dtype=torch.int32)
-    i = data.draw(st.integers(0, len(words) - 1))
-    j = data.draw(st.sampled_from([k for k in (i + 1, i + 2, i + ROW_BYTES // 4, i + ROW_BYTES // 4 + 1, 0) if k < len(words)]))
-    other = words.clone()
-    other[i], other[j] = words[j], words[i]
-    assert (digest(other) == digest(words)) == (i == j)
-    altered = words.clone()
-    altered[i] ^= -(2**31) if data.draw(st.booleans()) else 1
-    assert digest(altered) != digest(words)
+@pytest.mark.parametrize("num_words", [1024, 1025, 1 << 12, 8 * WIDE - 1, 8 * WIDE, 9 * WIDE + 77, 40 * WIDE])
+@given(data=st.data())
+def test_swaps_and_changes_in_the_matrices_of_sums_show(num_words: int, data: st.DataObject) -> None:
+    """Matrices of both widths, with and without a rest: within a row, a column, and whatever the next fold puts together. The
+    words are equal but for the pair, and their highest bits count, too."""
+    words = torch.zeros(num_words, dtype=torch.int64)
+    i = data.draw(st.integers(0, num_words - 1))
+    steps = (1, 2, NARROW, NARROW + 1, NARROW * NARROW, WIDE, WIDE + 1, 8 * WIDE, WIDE * NARROW)
+    j = data.draw(
+        st.sampled_from([k for k in (*(i + step for step in steps), *(i - step for step in steps)) if 0 <= k < num_words])
+    )
+    value = data.draw(st.sampled_from([1, -1, 1 << 31, 1 << 32, -(1 << 63), 1 << 62]))
+    words[i] = value
+    swapped = torch.zeros_like(words)
+    swapped[j] = value
+    assert len({digest(words), digest(swapped), digest(torch.zeros_like(words))}) == 3
+    halves = words.view(torch.int32).clone()
+    halves[2 * i], halves[2 * i + 1] = int(halves[2 * i + 1]), int(halves[2 * i])
+    assert (digest(halves) == digest(words)) == torch.equal(halves, words.view(torch.int32))
 
 
 def test_the_checksum_combines_digests_in_order() -> None:
