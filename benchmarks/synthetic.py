@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from harmonyray.engines.roll_call import GroupSpec
-from harmonyray.engines.weight_group import Memory, WeightGroup
-from harmonyray.engines.weights import TensorSpec, checksum
+from harmonyray.engines.receiving import LoadsWeights
+from harmonyray.engines.weights import checksum
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Batch, Failure, Prompt, Rollout, SampleRequest, UpdateReport
 
@@ -27,11 +26,8 @@ def tiny_weights() -> dict[str, torch.Tensor]:
     return {"weight": torch.zeros(4)}
 
 
-class SyntheticEngine:
+class SyntheticEngine(LoadsWeights):
     """Every response has `response_tokens` tokens, a text of about as many words, and one of three answers at its end."""
-
-    num_weight_ranks = 1
-    weight_transports = ("gloo",)
 
     class Options(PluginOptions):
         response_tokens: PositiveInt = 64
@@ -53,13 +49,6 @@ class SyntheticEngine:
     def load_weights(self, weights: Mapping[str, torch.Tensor], policy_version: int) -> int:
         self.held, self.policy_version = dict(weights), policy_version
         return checksum(self.held)
-
-    def join_weights(self, group: GroupSpec, rank: int) -> None:
-        self.group = WeightGroup(group, rank)
-
-    def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
-        received = self.group.receive(sent, bucket_bytes, torch.device("cpu"), Memory())
-        return self.load_weights(received.weights, policy_version)
 
     def _rollout(self, prompt: Prompt, seed: int) -> Rollout:
         length = self.options.response_tokens

@@ -132,7 +132,8 @@ class Engine(Protocol):
     finish, each with its request's index, and a Failure in the place of a group that could not be made.
 
     `requests` of `stream` may grow while it is served: the caller may append between two groups. A request fails `timeout_s`
-    seconds after the engine began with it. Both raise StaleWeightsError if `policy_version` is not the one held (None: any).
+    seconds after the engine began with it. On actors it also takes part in broadcasts:
+    `engines.receiving` says how. Both raise StaleWeightsError if `policy_version` is not the one held (None: any).
     """
 
     policy_version: int
