@@ -33,6 +33,7 @@ WIDTHS = {  # layers, width, width of the MLP, vocabulary
     "100m": (12, 640, 2560, 32000),
 }
 PROMPTS = {"quickstart": 64, "10m": 8, "100m": 2}  # fewer where a token costs more
+KEPT: list[Any] = []  # vLLM's engines share global state in a process: one that is collected would end all
 Contender = Callable[[int], int]
 """One round, given its number: the tokens it generated."""
 
@@ -171,12 +172,12 @@ def vllm_contenders(path: str, texts: list[str], args: argparse.Namespace) -> It
         logprobs_mode="processed_logprobs",
         disable_log_stats=True,
     )
+    KEPT.append((engine, llm))
     yield {
         "VllmEngine.stream": streaming(engine, texts, args.samples, args.max_tokens),
         "LLM.generate": bare_vllm(llm, texts, args.samples, args.max_tokens, seeded=False),
         "LLM.generate, seeded": bare_vllm(llm, texts, args.samples, args.max_tokens, seeded=True),
     }
-    # No shutdown: in one process the engines share vLLM's global state. It ends with the process.
 
 
 def race(contenders: dict[str, Contender], rounds: int) -> dict[str, list[dict[str, float]]]:
@@ -238,21 +239,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="folder for rollout.{json,md}")
+    parser.add_argument("--out", type=Path, help="folder for rollout_{hf,vllm}.{json,md}")
     args = parser.parse_args()
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {name: model_path(name) if name == "quickstart" else make_model(name, Path(folder)) for name in args.models}
-        sizes = {name: num_parameters(path) for name, path in paths.items()}  # before vLLM changes transformers' classes
-        for engine in args.engines:
-            for name, path in paths.items():
-                opened = {"hf": hf_contenders, "vllm": vllm_contenders}[engine](path, prompts(PROMPTS[name]), args)
-                with opened as contenders:
-                    rows += summary(name, sizes[name], race(contenders, args.rounds))
-                print(table(rows[-len(contenders) :]), flush=True)
     machine = {
         "cpu": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -261,11 +252,22 @@ def main() -> None:
         **{name: version(name) for name in ("torch", "transformers")},
     }
     asked = {key: getattr(args, key) for key in ("samples", "max_tokens", "rounds")}
-    print(table(rows))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "rollout.json").write_text(json.dumps({"machine": machine, **asked, "results": rows}, indent=1) + "\n")
-        (args.out / "rollout.md").write_text(table(rows) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: model_path(name) if name == "quickstart" else make_model(name, Path(folder)) for name in args.models}
+        sizes = {name: num_parameters(path) for name, path in paths.items()}  # before vLLM changes transformers' classes
+        for engine in args.engines:
+            rows: list[dict[str, Any]] = []
+            for name, path in paths.items():
+                opened = {"hf": hf_contenders, "vllm": vllm_contenders}[engine](path, prompts(PROMPTS[name]), args)
+                with opened as contenders:
+                    rows += summary(name, sizes[name], race(contenders, args.rounds))
+                if args.out:
+                    args.out.mkdir(parents=True, exist_ok=True)
+                    report = {"machine": machine, **asked, "results": rows}
+                    (args.out / f"rollout_{engine}.json").write_text(json.dumps(report, indent=1) + "\n")
+                    (args.out / f"rollout_{engine}.md").write_text(table(rows) + "\n")
+            print(table(rows), flush=True)
+    os._exit(0)  # vLLM's own ending takes seconds for each engine
 
 
 if __name__ == "__main__":
