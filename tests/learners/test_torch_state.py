@@ -14,13 +14,18 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from harmonyray.algos.losses import PpoClip
+from harmonyray.config import load_config
 from harmonyray.engines.hf import HfEngine
 from harmonyray.engines.loading import model_path
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError, CheckpointError, ConfigError, StaleWeightsError
 from harmonyray.inprocess import InProcessRuntime
 from harmonyray.learners.torch import TorchLearner
-from harmonyray.types import Batch, Prompt, SampleRequest, Sampling
+from harmonyray.protocols import Ask
+from harmonyray.types import Batch, GroupRows, Problem, Prompt, SampleRequest, Sampling
+from harmonyray.views.solver import Solver
+
+ROLLOUT = load_config("quickstart").rollout
 
 
 def rates(workshop: Any, steps: int, **options: Any) -> list[float]:
@@ -255,24 +260,32 @@ def test_a_checkpoint_of_another_model(workshop: Any, tmp_path: Path) -> None:
 
 def test_sync_brings_the_engine_to_the_learners_version(workshop: Any) -> None:
     learner = workshop.learner(lr=0.1)
-    runtime = InProcessRuntime(HfEngine(HfEngine.Options(), workshop.model), learner)
-    requests = {"solver": [SampleRequest(Prompt("p", "solver", text="a"), tuple(range(8)), Sampling(12))]}
-    before = runtime.sample(requests, {"solver": Sampling(12)}, 0)["solver"][0]
-    assert runtime.update(workshop.batch(), 1).policy_version == runtime.policy_version == 1
+    runtime = InProcessRuntime(HfEngine(HfEngine.Options(), workshop.model), learner, ROLLOUT)
+    asks, problems = [Ask(Solver("solver", Solver.Options(template="{question}")), 8, Sampling(12))], [Problem("p", "a")]
+
+    def sample(version: int) -> Any:
+        (item,) = runtime.sample(asks, problems, version, (0,))
+        return item
+
+    def tokens(item: Any) -> list[list[int]]:
+        return [r.token_ids.tolist() for r in item.fetch()[0]]
+
+    before = sample(0)
+    plan = [GroupRows(before.groups[0].kept, False, np.linspace(-1, 1, 8), 0, 1.0)]
+    assert runtime.update(plan, 1).policy_version == runtime.policy_version == 1
     # The learner's model is not the engine's: nothing moves before the sync.
+    assert runtime.engine_version == 0
     with pytest.raises(StaleWeightsError):
-        runtime.sample(requests, {"solver": Sampling(12)}, 1)
-    assert [r.token_ids.tolist() for r in runtime.sample(requests, {"solver": Sampling(12)}, 0)["solver"][0]] == [
-        r.token_ids.tolist() for r in before
-    ]
+        sample(1)
+    assert tokens(sample(0)) == tokens(before)
     assert runtime.sync()["seconds"] >= 0
-    after = runtime.sample(requests, {"solver": Sampling(12)}, 1)["solver"][0]
-    assert {r.policy_version for r in after} == {1}
-    assert [r.token_ids.tolist() for r in after] != [r.token_ids.tolist() for r in before]
+    after = sample(1)
+    assert {r.policy_version for r in after.fetch()[0]} == {1} == {runtime.engine_version}
+    assert tokens(after) != tokens(before)
     assert_equal(runtime.engine.weights(), learner.weights())
     # And the next update does not reach into the engine.
     held = checksum(runtime.engine.weights())
-    runtime.update(workshop.batch(), 2)
+    runtime.update(plan, 2)
     assert checksum(runtime.engine.weights()) == held
 
 
@@ -281,11 +294,11 @@ def test_weights_altered_on_the_way_are_an_error(workshop: Any) -> None:
         def load_weights(self, weights: Any, policy_version: int) -> int:
             return super().load_weights({name: t * 1.0000002 for name, t in weights.items()}, policy_version)
 
-    runtime = InProcessRuntime(Careless(HfEngine.Options(), workshop.model), workshop.learner())
+    runtime = InProcessRuntime(Careless(HfEngine.Options(), workshop.model), workshop.learner(), ROLLOUT)
     with pytest.raises(AlteredWeightsError, match="weights altered on the way to the engine"):
         runtime.sync()
     # Another precision is one way to alter them.
-    runtime = InProcessRuntime(HfEngine(HfEngine.Options(), workshop.model, "bfloat16"), workshop.learner())
+    runtime = InProcessRuntime(HfEngine(HfEngine.Options(), workshop.model, "bfloat16"), workshop.learner(), ROLLOUT)
     with pytest.raises(AlteredWeightsError):
         runtime.sync()
 
