@@ -92,6 +92,7 @@ def member(rank: int, size: str, num_engines: int, rounds: int, port: int, resul
     if rank == 0:
         learner = WeightGroup(spec, 0, store)
     else:
+        weights = {}  # an engine lets go of the tensors that it began with
         engine.join_weights(spec, rank)
 
     def bare() -> None:
@@ -144,10 +145,10 @@ def parts(weights: dict[str, torch.Tensor]) -> dict[str, float]:
 
 
 def need_gib(size: str, num_engines: int) -> float:
-    """Memory of all processes: weights and the flat tensor everywhere, and twice received in an engine."""
+    """Memory of all processes: weights and the flat tensor everywhere, and in an engine a place for the next weights."""
     width, layers, vocabulary, dtype = SIZES[size]
     parameters = 2 * vocabulary * width + layers * (14.5 * width * width + 2 * width)
-    return parameters * dtype.itemsize * (2 + 4 * num_engines) / 2**30 + 0.4 * (num_engines + 1)
+    return parameters * dtype.itemsize * (2 + 3 * num_engines) / 2**30 + 0.4 * (num_engines + 1)
 
 
 def measure(size: str, num_engines: int, rounds: int) -> dict[str, Any] | None:

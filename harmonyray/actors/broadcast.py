@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from harmonyray.engines.roll_call import GroupSpec
+from harmonyray.engines.vllm_gpu import VllmSender
 from harmonyray.engines.weight_group import WeightGroup
 from harmonyray.engines.weights import TensorSpec
 
@@ -48,6 +49,7 @@ class TorchSender:
         return self.group.send(weights, specs, bucket_bytes)
 
 
-def sender(spec: GroupSpec, store: WeightStore) -> TorchSender:
-    """The learner's end of a group. Blocks until every engine has joined; raises WeightSyncError if one does not."""
-    return TorchSender(spec, store)
+def sender(spec: GroupSpec, store: WeightStore) -> TorchSender | VllmSender:
+    """The learner's end of a group. Blocks until every engine has joined (through vLLM: the first `send` does); raises
+    WeightSyncError if one does not."""
+    return VllmSender(spec, store.store) if spec.backend in ("vllm_nccl", "ipc") else TorchSender(spec, store)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from harmonyray.engines.hf_weights import check_same
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.states import UPDATING, EngineState
 from harmonyray.engines.turns import Turns
+from harmonyray.engines.vllm_gpu import Relay, nccl_init_info, open_roll
 from harmonyray.engines.weight_group import first_line
 from harmonyray.engines.weights import TensorSpec, specs
 from harmonyray.errors import RunError, WeightSyncError
@@ -29,8 +30,11 @@ class VllmReceivesWeights:
     shapes: Mapping[str, torch.Tensor]
     policy_version: int
     lock: Turns  # held by whoever steps vLLM
-    weight_transports: ClassVar[tuple[str, ...]] = ("gloo",)
+    weight_transports: ClassVar[tuple[str, ...]] = ("gloo", "vllm_nccl", "ipc")
     _group: GroupSpec
+    _rank: int
+    _relay: Relay | None
+    _met: bool
 
     @property
     def num_weight_ranks(self) -> int:
@@ -39,16 +43,20 @@ class VllmReceivesWeights:
 
     def join_weights(self, group: GroupSpec, rank: int) -> None:
         """Joins a broadcast group with all workers, from `rank` on. Raises WeightSyncError."""
-        self._group = group
-        info = {"transport": group.backend, "group": asdict(group), "rank_offset": rank}
-        self._try("init_weight_transfer_engine", init_info=info)
+        self._group, self._rank, self._relay, self._met = group, rank, None, False
+        if group.backend == "gloo":
+            self._meet({"group": asdict(group), "rank_offset": rank})
+        else:
+            rolls = [open_roll(group, rank + i) for i in range(self.num_weight_ranks)]
+            self._relay = Relay(rolls[0])
 
     def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
         """Takes part in one broadcast of exactly the model's tensors; returns the checksum of what was received and loaded, with
         the checks of `VllmEngine.load_weights`.
 
-        Other threads may generate meanwhile. With gloo and one worker only the change of the weights holds `lock`; a broadcast
-        that fails changes nothing. Raises KeyError or ValueError for other tensors than the model has, WeightSyncError.
+        Other threads may generate meanwhile. With gloo and one worker only the change of the weights holds `lock`; with gloo a
+        broadcast that fails changes nothing, otherwise the engine can then only be closed.
+        Raises KeyError or ValueError for other tensors than the model has, WeightSyncError.
         """
         self.state.check(UPDATING)
         try:
@@ -56,30 +64,45 @@ class VllmReceivesWeights:
         except (KeyError, ValueError) as e:
             self._ask("refuse_weights", why=first_line(e))
             raise
+        beside = self._group.backend == "gloo"  # vLLM's own transports load while they receive
         with ExitStack() as held:
-            if self.num_weight_ranks > 1:  # vLLM's calls to other processes must not cross
+            if self.num_weight_ranks > 1 or not beside:  # vLLM's calls to other processes must not cross
                 held.enter_context(self.lock)
-            self._ask("start_weight_update")
-            try:
-                self._try("update_weights", update_info=_update_info(sent, bucket_bytes))
-            except WeightSyncError:
-                self._ask("finish_weight_update")
-                raise
-            if self.num_weight_ranks == 1:
-                held.enter_context(self.lock)
-            with self.state.updating():
-                self._try("finish_weight_update")
-                self.drop_cached()
-                self.engine.set_weight_version(str(policy_version))
+            if not beside:
+                held.enter_context(self.state.updating())
+                self._meet_on_gpus(bucket_bytes)
+            self._receive(sent, bucket_bytes)
+            if beside:
+                if self.num_weight_ranks == 1:
+                    held.enter_context(self.lock)
+                held.enter_context(self.state.updating())
+            self._try("finish_weight_update")
+            self.drop_cached()
+            self.engine.set_weight_version(str(policy_version))
             self.policy_version = policy_version
-            reports = self._ask("weights_report")
+            return self._acknowledged()
+
+    def _receive(self, sent: Sequence[TensorSpec], bucket_bytes: int) -> None:
+        self._ask("start_weight_update")
+        try:
+            for update_info in self._update_infos(sent, bucket_bytes):
+                self._try("update_weights", update_info=update_info)
+        except WeightSyncError as e:
+            if self._relay is not None:
+                self._relay.roll.give_up(first_line(e))
+            if self._group.backend == "gloo":
+                self._ask("finish_weight_update")
+            raise
+
+    def _acknowledged(self) -> int:
+        """The checksum that all workers report. Raises WeightSyncError if they do not agree."""
+        reports = self._ask("weights_report")
+        first = int(reports[0][0])
         for i, (checksum, _) in enumerate(reports):
-            if checksum != reports[0][0]:
-                raise WeightSyncError(
-                    f"vLLM's worker {i} received other bytes (checksum {checksum}) than worker 0 ({reports[0][0]})"
-                )
+            if checksum != first:
+                raise WeightSyncError(f"vLLM's worker {i} received other bytes (checksum {checksum}) than worker 0 ({first})")
         self.warn_unread(reports[0][1])
-        return int(reports[0][0])
+        return first
 
     def drop_cached(self) -> None:
         """Forgets what was computed with other weights; what running requests have said is computed again."""
@@ -93,6 +116,36 @@ class VllmReceivesWeights:
                 "checksum says what was handed to it and loaded, not what it computes with",
                 stacklevel=3,
             )
+
+    def _meet(self, init_info: dict[str, Any]) -> None:
+        self._try("init_weight_transfer_engine", init_info={"transport": self._group.backend, **init_info})
+        self._met = True
+
+    def _meet_on_gpus(self, bucket_bytes: int) -> None:
+        """NCCL's ranks meet in the first broadcast, when the learner has named a port."""
+        assert self._relay is not None
+        if self._group.backend == "ipc":
+            self._relay.begin()
+        if self._met:
+            return
+        if self._group.backend == "ipc":
+            self._meet({"packed": True})
+        else:
+            try:
+                port = int(self._relay.roll.store.get("nccl-port"))
+            except RuntimeError as e:
+                raise WeightSyncError(f"{self._group.who(self._rank)}: the learner named no port: {first_line(e)}") from e
+            self._meet(nccl_init_info(self._group, self._rank, port, bucket_bytes) | {"group": asdict(self._group)})
+
+    def _update_infos(self, sent: Sequence[TensorSpec], bucket_bytes: int) -> Iterator[dict[str, Any]]:
+        """What vLLM calls update infos: one, but with IPC one for each of the learner's buffers."""
+        if self._group.backend == "ipc":
+            assert self._relay is not None
+            yield from self._relay.take()
+        elif self._group.backend == "gloo":
+            yield _update_info(sent) | {"bucket_bytes": bucket_bytes}
+        else:
+            yield _update_info(sent)
 
     def _try(self, method: str, **kwargs: Any) -> None:
         """The same for a call in which a worker may fail. Raises WeightSyncError with the first worker's failure."""
@@ -111,11 +164,9 @@ class VllmReceivesWeights:
         return answers
 
 
-def _update_info(sent: Sequence[TensorSpec], bucket_bytes: int) -> dict[str, Any]:
-    """What vLLM calls the update info, with our size of buckets."""
+def _update_info(sent: Sequence[TensorSpec]) -> dict[str, Any]:
     return {
         "names": [s.name for s in sent],
         "dtype_names": [str(s.dtype).removeprefix("torch.") for s in sent],
         "shapes": [list(s.shape) for s in sent],
-        "bucket_bytes": bucket_bytes,
     }

@@ -96,7 +96,13 @@ class GlooTransfer(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         self.group = None
 
 
-TRANSPORTS: dict[str, Any] = {"gloo": GlooTransfer}
+def transport(name: str) -> Any:
+    """The class that receives by one of the transports that `VllmReceivesWeights` offers."""
+    if name == "gloo":
+        return GlooTransfer
+    from harmonyray.engines.vllm_gpu_workers import IpcTransfer, NcclTransfer
+
+    return {"vllm_nccl": NcclTransfer, "ipc": IpcTransfer}[name]
 
 
 class Transfer(WeightTransferEngine[Any, Any]):
@@ -114,7 +120,7 @@ class Transfer(WeightTransferEngine[Any, Any]):
         """`init_dict`: `transport`, and what that transport's own init info holds."""
         self.shutdown()
         fields = {k: v for k, v in init_dict.items() if k != "transport"}
-        self.inner = TRANSPORTS[init_dict["transport"]](self.config, self.vllm_config, self.device, self.model)
+        self.inner = transport(init_dict["transport"])(self.config, self.vllm_config, self.device, self.model)
         return self.inner.parse_init_info(fields)
 
     def init_transfer_engine(self, init_info: Any) -> None:

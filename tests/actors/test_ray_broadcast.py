@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from actor_helpers import assert_same_weights, engine_weights, expire, inside, learner_weights, pid_of, small_config
 
@@ -153,6 +154,48 @@ def test_an_engine_that_does_not_join_is_named_within_the_timeout(runtime: Any) 
     assert time.monotonic() - start < 20
     runtime.sync()
     assert_same_weights(engine_weights(handle), learner_weights(runtime))
+
+
+def test_one_engine_alone_gets_the_weights_while_the_other_is_busy(runtime: Any) -> None:
+    """As after a revival: learner and engine meet in a group of two, and nobody waits for the other engine."""
+    alone, busy = runtime.replicas
+
+    def nap(self: Any) -> None:
+        import time
+
+        time.sleep(4)
+
+    before = engine_weights(busy.handle)
+    napping = busy.handle.__ray_call__.remote(nap)
+    nudge_learner(runtime)
+    sent = sum(w.nbytes for w in before.values())
+    assert runtime.weight_sync.broadcast([alone], runtime.policy_version) == sent
+    assert ray.wait([napping], timeout=0)[0] == [], "the other engine was waited for"
+    assert_same_weights(engine_weights(alone.handle), learner_weights(runtime))
+    assert_same_weights(engine_weights(busy.handle), before)
+    runtime.sync()
+    assert_same_weights(engine_weights(busy.handle), learner_weights(runtime))
+
+
+def test_an_engine_that_dies_within_a_broadcast_is_named_and_then_replaced(runtime: Any) -> None:
+    replica, restarts = runtime.replicas[1], runtime.pool.restarts
+
+    def doom(self: Any) -> None:
+        import os
+        import signal
+
+        self.engine._group.roll.took = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+
+    runtime.sync()
+    inside(replica.handle, doom)
+    nudge_learner(runtime)
+    said = r"rank 2 \(view reframer replica 0\) did not take bucket 0 \(tensor 'model\.embed_tokens\.weight' and \d+ more, "
+    with pytest.raises(WeightSyncError, match=said):
+        runtime.weight_sync.broadcast(runtime.replicas, runtime.policy_version)
+    runtime.sync()
+    assert runtime.pool.restarts == restarts + 1
+    for r in runtime.replicas:
+        assert_same_weights(engine_weights(r.handle), learner_weights(runtime))
 
 
 @pytest.mark.slow
