@@ -24,6 +24,7 @@ class ActorPool:
     def __init__(self, placement: Reservation, config: RuntimeConfig) -> None:
         self.placement, self.config = placement, config
         self.restarts = 0
+        self._closed = False
         self._handles: list[tuple[int, Any]] = []  # each with its bundle
 
     def start(self, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
@@ -50,6 +51,7 @@ class ActorPool:
 
     def replace(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
         """A new actor in a dead one's seat. Raises RunError once the run's restarts are used up, or if the seat is gone."""
+        self.check_open()
         if self.restarts >= self.config.max_restarts:
             raise RunError(
                 f"{name} died and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: look at its log "
@@ -97,8 +99,14 @@ class ActorPool:
             return False
         return True
 
+    def check_open(self) -> None:
+        """Raises RunError if the run has ended."""
+        if self._closed:
+            raise RunError("the run has ended, and its actors with it")
+
     def close(self) -> None:
         """Ends every actor and frees the seats. Calling it twice is fine."""
+        self._closed = True
         if ray.is_initialized():
             for _, handle in self._handles:
                 ray.kill(handle)

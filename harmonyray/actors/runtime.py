@@ -39,6 +39,7 @@ class RunSpec:
     grader: PartSpec
 
 
+CLOSE_S = 5.0  # longest wait for a thread that samples
 CALLS = 4  # that an engine actor serves side by side: sampling, weights, and whether it lives
 
 
@@ -49,7 +50,9 @@ class RayRuntime:
         """Asks for every actor without waiting, so that they come up side by side."""
         self.pool = ActorPool(placement, config.runtime)
         self.engine_specs, self.rollout, self.sync_config = spec.engines, config.rollout, config.sync
-        self._changing = threading.RLock()  # held by whoever replaces engines or gives them weights
+        self._changing = threading.RLock()  # held by whoever replaces engines or changes weights
+        self._idle = threading.Event()  # whether no call of `sample` is under way
+        self._idle.set()
         self.replicas: list[Replica] = []
         self.learner: Any = None
         self.restarts_taken = 0
@@ -59,7 +62,6 @@ class RayRuntime:
                 self.grader = RayGrader(self.pool, bundle, seat, spec.grader)
             elif seat.group == "learner":
                 assert spec.learner is not None, "a seat for a learner that there is not"
-                self._learner_gpus = seat.num_gpus
                 self.learner = self.pool.start(
                     LearnerWorker, bundle, seat.num_gpus, spec.learner, spec.loss, config.sync.timeout_s
                 )
@@ -108,7 +110,11 @@ class RayRuntime:
         """All views at once, each view's problems dealt to its replicas in whole groups."""
         tally = Tally(asks, problems, seed_parts, self.rollout.max_attempts)
         timeout_s = self.rollout.request_timeout_s
-        return Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one).run()
+        self._idle.clear()
+        try:
+            yield from Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one).run()
+        finally:
+            self._idle.set()
 
     def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
         """The engines encode these prompts when they have time. Does not wait."""
@@ -117,12 +123,13 @@ class RayRuntime:
             replica.handle.prepare.remote([tally.want(place) for place in own])
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
-        """Engines that sit with the learner sleep meanwhile."""
-        beside = [r for r in self.replicas if r.group.colocated and not r.dead]
-        self._tell(beside, "sleep")
-        report: UpdateReport = self._learn("update", plan, step)
-        self.policy_version = report.policy_version
-        self._tell(beside, "wake")
+        """Engines that sit with the learner sleep meanwhile; one that dies meanwhile gets the new weights, not the old."""
+        with self._changing:
+            beside = [r for r in self.replicas if r.group.colocated and not r.dead]
+            self._tell(beside, "sleep")
+            report: UpdateReport = self._learn("update", plan, step)
+            self.policy_version = report.policy_version
+            self._tell(beside, "wake")
         return report
 
     def sync(self) -> dict[str, float]:
@@ -161,8 +168,9 @@ class RayRuntime:
             replica.version = None
 
     def close(self) -> None:
-        """Ends every actor and frees the seats."""
+        """Ends every actor and frees the seats. Whoever still samples, in another thread, gets an error before this returns."""
         self.pool.close()
+        self._idle.wait(CLOSE_S)
 
     def _tell(self, replicas: Sequence[Replica], what: str) -> None:
         """Asks engines for something and waits for all of them; one that is dead or dies of it is replaced by the next sync."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -32,7 +32,6 @@ class Stream:
     generator: Any
     places: list[Place]
     open: set[int]
-    heard: float = field(default_factory=time.monotonic)
     content: Any = None
 
 
@@ -65,6 +64,7 @@ class Sampling:
         self.pool, self.replicas, self.tally, self.timeout_s, self.revive = pool, replicas, tally, timeout_s, revive
         self.policy_version = policy_version
         self.streams: list[Stream] = []
+        self.heard: dict[Any, float] = {}  # when each actor last sent something, in whichever of its streams
 
     def run(self) -> Iterator[ProblemRollouts | FailedAttempt]:
         """Asks for everything at once, and yields whole problems and failed attempts as they come.
@@ -74,12 +74,13 @@ class Sampling:
         self._deal(self.tally.places(), self.policy_version)
         tick_s = max(0.05, min(1.0, self.timeout_s / 10))
         while self.streams:
+            self.pool.check_open()
             ready, _ = ray.wait([s.generator for s in self.streams], num_returns=1, timeout=tick_s, fetch_local=False)
             again: list[Place] = []
             for stream in [s for s in self.streams if s.generator in ready]:
                 yield from self._take(stream, again)
             limit = time.monotonic() - self.timeout_s - HANG_GRACE_S
-            for stream in [s for s in self.streams if s.heard < limit]:
+            for stream in [s for s in self.streams if self.heard[s.handle] < limit]:
                 again += self._lose(stream)
             # Whoever is asked again gets the weights that there are now; what it owes belongs to no version in particular.
             self._deal([place for place in again if not self.tally.left_out(place)], None)
@@ -89,11 +90,12 @@ class Sampling:
             version = policy_version if replica.trained else UNTRAINED
             wants = [self.tally.want(place) for place in own]
             generator = replica.handle.sample.options(num_returns="streaming").remote(wants, version, self.timeout_s)
+            self.heard[replica.handle] = time.monotonic()
             self.streams.append(Stream(replica, replica.handle, generator, own, set(range(len(own)))))
 
     def _take(self, stream: Stream, again: list[Place]) -> Iterator[ProblemRollouts | FailedAttempt]:
         """The next item of a stream that has one. Adds to `again` what is to be asked for once more."""
-        stream.heard = time.monotonic()
+        self.heard[stream.handle] = time.monotonic()
         try:
             ref = next(stream.generator)
             if stream.content is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from actor_helpers import ROOM, SMALL, gone_within, hold_up, inside, kill, kill_when, pid_of, small_config
+from actor_helpers import (
+    ROOM,
+    SMALL,
+    assert_same_weights,
+    drive,
+    engine_weights,
+    gone_within,
+    hold_up,
+    inside,
+    kill,
+    kill_when,
+    pid_of,
+    small_config,
+    wait_for,
+)
 
 from harmonyray import build
 from harmonyray.actors.runtime import RayRuntime
@@ -260,3 +275,51 @@ def test_an_evaluation_of_which_nothing_can_be_sampled_is_an_error(local_ray: No
         monkeypatch.setattr(runtime, "sample", none)
         with pytest.raises(RunError, match="none of the 16 problems of 'eval' could be sampled"):
             evaluator.evaluate(0)
+
+
+def test_closing_a_runtime_ends_a_thread_that_samples_and_starts_nobody(local_ray: None, tmp_path: Path) -> None:
+    """As after a second Ctrl-C with `rollout.lag: 1`: the killed engines are not taken for dead ones that have to be replaced."""
+    config = small_config("views.reframer=null", "method.type=majority_vote")
+    views = build.make_views(config)
+    asks, problems = [Ask(views[0], 2, Sampling(8))], build.load_problems(config)[0][:2]
+    ended: list[BaseException] = []
+    with build.open_runtime(config, views, learn=False) as (runtime, _):
+        marker = tmp_path / "sampling"
+        hold_up(runtime.replicas[0].handle, "engine", "stream", marker, 60)
+
+        def sample() -> None:
+            try:
+                list(runtime.sample(asks, problems, 0, SEEDS))
+            except RunError as e:
+                ended.append(e)
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        assert wait_for(marker.exists, 30)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [str(e) for e in ended] == ["the run has ended, and its actors with it"]
+    assert runtime.pool.restarts == 0
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_while_the_learner_updates_gets_the_new_weights(local_ray: None, tmp_path: Path) -> None:
+    """With lag, sampling and updating go on side by side: the successor must not be told the old version with new weights."""
+    lag = ["rollout.lag=1", "loss.type=truncated_is", "checkpoint.every=9", "steps=3"]
+    config = small_config(*lag)
+    with build.open_runtime(config, build.make_views(config)) as (runtime, grader):
+        runtime.sync()
+        update, done = runtime.update, []
+
+        def disturbed(plan: Any, step: int) -> Any:
+            if step == 1:
+                kill(pid_of(runtime.replicas[0].handle))
+            report = update(plan, step)
+            done.append(runtime.policy_version)
+            return report
+
+        runtime.update = disturbed
+        record, weights = drive(config, runtime, grader)
+        assert done == [1, 2, 3] and record.restarts == 1
+        for replica in runtime.replicas:
+            assert_same_weights(engine_weights(replica.handle), weights)
