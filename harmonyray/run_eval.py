@@ -62,7 +62,9 @@ def run_evaluation(
             with progress_bar(reporter) as progress:
                 scored = evaluator.score(runtime.policy_version, progress, record)
         result = _result(config, evaluator, scored, chosen)
-        result |= {"num_skipped": len(skipped), "num_without_gold": len(without_gold)}
+        failed = sum(scores.num_failed for scores in scored.values())
+        _say_failed(reporter, failed)
+        result |= {"num_skipped": len(skipped), "num_without_gold": len(without_gold), "num_failed": failed}
         result |= {"wall_seconds": time.perf_counter() - begun}
         if results is not None:
             result |= results.finish(result)
@@ -143,6 +145,11 @@ def _chosen_view(config: Config, view: str | None) -> str:
 def _say_without_gold(reporter: Reporter, ids: Sequence[str], num_problems: int) -> None:
     if ids:
         reporter.err.print(f"left out {len(ids)} of {num_problems} problem(s) without a gold answer: {some_of(ids)}")
+
+
+def _say_failed(reporter: Reporter, num_failed: int) -> None:
+    if num_failed:
+        reporter.err.print(f"left out {num_failed} problem(s) that could not be sampled (rollout.max_attempts tries each)")
 
 
 def find_eval_config(model: str, config: str | None) -> str:

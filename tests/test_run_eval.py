@@ -14,8 +14,10 @@ from run_helpers import quickstart_rows, small_run
 
 from harmonyray.cli import main
 from harmonyray.console import Reporter
+from harmonyray.engines.hf import HfEngine
 from harmonyray.eval_report import progress_bar
 from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
+from harmonyray.types import Failure, SampleRequest
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +149,23 @@ def test_on_a_terminal_the_bar_counts_problems(monkeypatch: pytest.MonkeyPatch, 
     with progress_bar(Reporter(quiet=True)) as progress:
         progress(256, 1319)
     assert capsys.readouterr().out == ""
+
+
+def test_problems_that_cannot_be_sampled_are_left_out_and_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One fails when it is sampled, another when it is answered greedily: neither counts in any figure."""
+    stream = HfEngine.stream
+    first, second = quickstart_rows("questions.jsonl")[:2]
+
+    def failing(self: HfEngine, requests: list[SampleRequest], version: int | None, timeout_s: float | None = None) -> Any:
+        for i, group in stream(self, requests, version, timeout_s):
+            greedy = requests[i].sampling.temperature == 0
+            fails = requests[i].prompt.problem_id == (second if greedy else first)["id"]
+            yield i, Failure("made to fail") if fails else group
+
+    monkeypatch.setattr(HfEngine, "stream", failing)
+    result = evaluate()
+    assert (result["num_problems"], result["num_failed"]) == (6, 2)
+    assert result["metrics"]["eval/num_failed"] == 2
+    assert "left out 2 problem(s) that could not be sampled" in capsys.readouterr().err
