@@ -58,7 +58,7 @@ class ReceivesWeights:
         self._memory, self._spare = (memory, self._memory) if device == ours else (None, memory)
         if device == ours:
             return combine((s, received.digests[s.name]) for s in specs(own))
-        return combine((s, digest(own[s.name])) for s in specs(own))
+        return combine((s, digest(own[s.name].data.to(device))) for s in specs(own))
 
 
 def check_same(sent: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from xxhash import xxh3_128_digest
 
 ALIGN = 64  # bytes; kernels may compute otherwise (in the last digit) with tensors that lie at odder places
-ALONE_BYTES = 8 << 20  # a tensor of this size is sent from where it lies: a copy into a bucket would cost more than it saves
+ALONE_BYTES = 2 << 20  # a tensor of this size is sent from where it lies: a copy into a bucket costs more than a bucket
 FEW_WORDS, NARROW, WIDE = 1 << 10, 1 << 7, 1 << 13  # of the checksum's matrices: what needs none, and how wide they are
 BLOCK_WORDS = 1 << 16  # words that are added up at a time on a CPU: what a core's cache holds
 
@@ -97,7 +98,7 @@ def unpack(bucket: Bucket, flat: torch.Tensor) -> Iterator[tuple[str, torch.Tens
 
 
 def checksum(weights: Mapping[str, torch.Tensor]) -> int:
-    """A 63-bit checksum of every tensor's name, shape, dtype and bytes, in order; equal on CPU and GPU."""
+    """A 63-bit checksum of every tensor's name, shape, dtype and bytes, in order; another one on a GPU than on a CPU."""
     return combine((spec, digest(weights[spec.name])) for spec in specs(weights))
 
 
@@ -110,8 +111,14 @@ def combine(digests: Iterable[tuple[TensorSpec, bytes]]) -> int:
 
 
 def digest(tensor: torch.Tensor) -> bytes:
-    """16 bytes that say what a tensor's bytes are: the hash (blake2b) of sums over its 64-bit words (see `_fold`)."""
+    """16 bytes that say what a tensor's bytes are: on a CPU their hash (XXH3), on a GPU the hash (blake2b) of sums over 64-bit
+    words (see `_fold`). The two differ: both ends of a broadcast have to use the same kind of memory."""
     raw = raw_bytes(tensor)
+    return xxh3_128_digest(raw.numpy().data) if raw.device.type == "cpu" else gpu_digest(raw)
+
+
+def gpu_digest(raw: torch.Tensor) -> bytes:
+    """The digest of uint8[bytes] as a GPU computes it; the same on a CPU."""
     if raw.data_ptr() % 8:
         raw = raw.clone()  # 64-bit words have to lie at multiples of 8
     whole = len(raw) - len(raw) % 8

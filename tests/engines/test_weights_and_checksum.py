@@ -19,9 +19,11 @@ from harmonyray.engines.weights import (
     checksum,
     combine,
     digest,
+    gpu_digest,
     named_weights,
     pack,
     plan_buckets,
+    raw_bytes,
     specs,
     unpack,
 )
@@ -40,6 +42,8 @@ MIXED: Weights = {
     "big.f64": torch.arange(40, dtype=torch.float64),
     "last.bf16": torch.tensor([3.0], dtype=torch.bfloat16),
 }
+
+Digest = Callable[[torch.Tensor], bytes]
 
 
 def sizes(buckets: list[Bucket]) -> list[list[int]]:
@@ -81,8 +85,8 @@ def test_plan_by_hand() -> None:
     assert sizes(plan_buckets(tensors, 10_000)) == [[60, 64, 3, 500, 10, 200, 64, 64, 64]]
     # A full bucket is used to the last byte.
     assert sizes(plan_buckets([spec(64), spec(192), spec(1)], 256)) == [[64, 192], [1]]
-    # However large the bucket, 8 MiB and more go alone.
-    assert sizes(plan_buckets([spec(1), spec(8 << 20), spec((8 << 20) - 1)], 1 << 30)) == [[8 << 20], [1, (8 << 20) - 1]]
+    # However large the bucket, 2 MiB and more go alone.
+    assert sizes(plan_buckets([spec(1), spec(2 << 20), spec((2 << 20) - 1)], 1 << 30)) == [[2 << 20], [1, (2 << 20) - 1]]
     assert plan_buckets([], 10) == []
 
 
@@ -204,18 +208,32 @@ def test_two_swapped_words_show(data: st.DataObject) -> None:
     assert (checksum({"a": swapped}) == checksum({"a": words})) == torch.equal(words, swapped)
 
 
+@pytest.mark.parametrize("digest", [digest, lambda tensor: gpu_digest(raw_bytes(tensor))], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("distance", [1, 2**16, 65521, 2 * 65521, 2**22, 2**22 + 1])
-def test_swapped_words_show_at_any_distance(distance: int) -> None:
+def test_swapped_words_show_at_any_distance(distance: int, digest: Digest) -> None:
     words = torch.zeros(2**22 + 10, dtype=torch.int32)
     words[3] = 1
     other = torch.zeros_like(words)
     other[3 + distance] = 1
-    assert checksum({"a": words}) != checksum({"a": other})
+    assert digest(words) != digest(other)
 
 
+def test_what_a_gpu_sums_up_shows_a_flipped_bit_anywhere() -> None:
+    """Also in the last bytes, which fill no word, and in memory that does not begin at a word."""
+    for start in (0, 4):
+        raw = torch.arange(20_005, dtype=torch.int32).view(torch.uint8)[start : 80_003 + start]
+        sent = gpu_digest(raw)
+        for i in (0, 7, 8, 40_000, 79_999, 80_000, 80_002):
+            raw[i] ^= 1
+            assert gpu_digest(raw) != sent
+            raw[i] ^= 1
+        assert gpu_digest(raw) == sent
+
+
+@pytest.mark.parametrize("digest", [digest, lambda tensor: gpu_digest(raw_bytes(tensor))], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("num_words", [1024, 1025, 1 << 12, 8 * WIDE - 1, 8 * WIDE, 9 * WIDE + 77, 40 * WIDE])
 @given(data=st.data())
-def test_swaps_and_changes_in_the_matrices_of_sums_show(num_words: int, data: st.DataObject) -> None:
+def test_swaps_and_changes_in_the_matrices_of_sums_show(num_words: int, digest: Digest, data: st.DataObject) -> None:
     """Matrices of both widths, with and without a rest: within a row, a column, and whatever the next fold puts together. The
     words are equal but for the pair, and their highest bits count, too."""
     words = torch.zeros(num_words, dtype=torch.int64)
