@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HarmonyrayError as e:
-        print(f"harmonyray: {e}", file=sys.stderr)
+        print("\n".join([f"harmonyray: {e}", *getattr(e, "__notes__", [])]), file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         print("harmonyray: interrupted", file=sys.stderr)

@@ -115,10 +115,12 @@ def _check_gpus(c: Config, groups: list[str]) -> None:
     frozen |= {name for name, views in place.share.items() if frozen & set(views)}
     smallest = min([num_gpus for name, num_gpus in given.items() if name not in frozen] + [place.learner.num_gpus])
     if c.sync.backend == "ipc":
-        if smallest == 0 or c.rollout.engine.type != "vllm":
+        apart = [name for name in given if name not in frozen and name not in place.colocate]
+        if smallest == 0 or apart or c.rollout.engine.type != "vllm":
             raise ConfigError(
                 "'sync.backend' is ipc, which hands GPU memory to an engine of type vllm on the learner's GPU: set "
-                "rollout.engine.type=vllm and give the learner and every trained view a share of one GPU, or use auto or gloo"
+                "rollout.engine.type=vllm, and name every trained view in placement.colocate with a share of that GPU; or use "
+                "auto or gloo"
             )
         return
     if smallest == 0:
@@ -153,4 +155,9 @@ def _check_colocated(c: Config, given: dict[str, float]) -> None:
             f"'placement.colocate' seats learner and engines on one GPU, but they ask for {total:g} GPUs (a replica of each: "
             f"{shown}): give each a share, all together at most 1, e.g. placement.learner.num_gpus=0.5 "
             f"placement.views.{place.colocate[0]}.num_gpus=0.5"
+        )
+    if not hasattr(resolve("engines", c.rollout.engine.type), "sleep"):
+        raise ConfigError(
+            f"'placement.colocate' seats engines on the learner's GPU, but engine {c.rollout.engine.type} cannot sleep, and "
+            "would keep its memory while the learner updates: use rollout.engine.type=vllm, or give the engines their own GPU"
         )

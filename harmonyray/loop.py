@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from harmonyray.algos.batching import plan_batch
 from harmonyray.collect import collect
-from harmonyray.errors import RunError
-from harmonyray.evaluate import Evaluator
+from harmonyray.errors import RolloutsLostError, RunError
 from harmonyray.ledger import take_ledger
-from harmonyray.problems.schedule import ProblemSchedule
-from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
+from harmonyray.parts import Parts
 from harmonyray.step_metrics import Clock, collected_metrics, step_metrics
-from harmonyray.types import AnswerGroup, Collected
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `audit` looks at a step's views before the
-    method judges, and returns metrics. With `lag` 1 a step's rollouts are sampled while the step before it is learned from;
-    `syncs_in_flight`: whether weights may be broadcast meanwhile. Of fewer than `min_complete_share` of a step's problems
-    nothing is learned."""
-
-    schedule: ProblemSchedule
-    asks: Sequence[Ask]
-    runtime: Runtime
-    grader: Grader
-    audit: Callable[[Sequence[AnswerGroup]], dict[str, float]]
-    method: Method
-    advantage: Advantage
-    evaluator: Evaluator
-    tracker: Tracker
-    save: Callable[[int], None]
-    seed: int
-    steps: int
-    eval_every: int
-    checkpoint_every: int
-    lag: int
-    syncs_in_flight: bool
-    min_complete_share: float
-
-    def evaluates(self, step: int) -> bool:
-        return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)
-
-    def saves(self, step: int) -> bool:
-        return step == self.steps or step % self.checkpoint_every == 0
+from harmonyray.types import Collected, GroupRows, UpdateReport
 
 
 def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: False) -> int:
@@ -57,6 +23,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
     with a checkpoint saved, for a step of which too little could be sampled.
     """
     saved = first_step - 1
+    finished: int | None = saved  # None while the learner may be at neither of two steps
     beside = ThreadPoolExecutor(2, thread_name_prefix="step")  # for the next rollouts, and for learning
     coming: Future[Collected] | None = None
     try:
@@ -69,8 +36,6 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     clock.move("generate", "grade", got.grade_s)
                 coming = None
                 if len(got.groups) < p.min_complete_share * p.schedule.per_step:
-                    if saved < step - 1:
-                        p.save(step - 1)
                     raise _too_little(p, step, got)
                 # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
                 if p.lag and not (p.saves(step) or p.evaluates(step)):
@@ -81,30 +46,41 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     row |= p.audit(got.groups)
                     judgements = p.method.judge(got.groups, step)
                     plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
+                finished = None
                 with clock("learn"):
-                    learning = None if plan is None else beside.submit(p.runtime.update, plan, step)
+                    learning = None if plan is None else beside.submit(_update, p, plan, step)
                     if coming is None and step < p.steps:
                         p.runtime.prepare(p.asks, p.schedule.draw(step + 1))
                     ledger = take_ledger(step, judgements)
                     row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
                     row |= collected_metrics(got, p.asks, p.schedule.per_step)
-                    row |= {} if learning is None else _named("train", learning.result().metrics)
+                    try:
+                        report, learn_s = (None, 0.0) if learning is None else learning.result()
+                    except RolloutsLostError:  # fetched before anything is learned from them
+                        finished = step - 1
+                        raise
+                    row |= {} if report is None else _named("train", report.metrics)
+                clock.move("learn", "grade", clock.seconds["time/learn_s"] - learn_s)
                 if learning is not None and (coming is None or p.syncs_in_flight):
                     with clock("sync"):
                         row |= _named("sync", p.runtime.sync())
                 row |= {"policy_version": p.runtime.policy_version, "train/skipped": float(plan is None)}
-                if p.evaluates(step):
-                    with clock("eval"):
-                        row |= p.evaluator.evaluate(p.runtime.policy_version)
+                failure = _evaluate(p, step, clock, row) if p.evaluates(step) else None
             row["runtime/restarts"] = float(p.runtime.take_restarts())
             p.tracker.log_step(step, {"step": step, **row, **clock.seconds}, got, judgements, ledger)
-            stopping = step < p.steps and stop_asked()
+            finished, stopping = step, step < p.steps and stop_asked()
             if p.saves(step) or stopping:
                 p.save(step)
                 saved = step
+            if failure is not None:
+                raise failure
             if stopping:
                 return step
         return p.steps
+    except RunError as e:
+        if finished is not None and finished > saved:
+            _save_the_last(p, finished, e)
+        raise
     finally:
         beside.shutdown(wait=False, cancel_futures=True)
 
@@ -112,6 +88,31 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
 def collect_step(p: Parts, step: int, version: int | None) -> Collected:
     """A step's rollouts and their answers, sampled under that policy version (None: whichever the engines come to hold)."""
     return collect(p.runtime, p.grader, p.asks, p.schedule.draw(step), version, (p.seed, "train", step))
+
+
+def _update(p: Parts, plan: Sequence[GroupRows], step: int) -> tuple[UpdateReport, float]:
+    """The report, and the seconds it took."""
+    begun = time.perf_counter()
+    report = p.runtime.update(plan, step)
+    return report, time.perf_counter() - begun
+
+
+def _evaluate(p: Parts, step: int, clock: Clock, row: dict[str, Any]) -> RunError | None:
+    """Adds the evaluation to the step's row. A failure is returned: the step itself is recorded and saved first."""
+    try:
+        with clock("eval"):
+            row |= p.evaluator.evaluate(p.runtime.policy_version)
+    except RunError as e:
+        return e
+    return None
+
+
+def _save_the_last(p: Parts, step: int, error: RunError) -> None:
+    """What was learned until `step` is kept, if the learner still has it."""
+    try:
+        p.save(step)
+    except RunError as e:
+        error.add_note(f"step {step} could not be saved: {e}")
 
 
 def _named(prefix: str, metrics: Any) -> dict[str, float]:

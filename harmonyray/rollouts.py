@@ -156,7 +156,7 @@ class Tally:
         v, i = place
         attempt = self._attempts.get(place, 1)
         self._attempts[place] = attempt + 1
-        last = attempt >= self.max_attempts
+        last = attempt >= self.max_attempts or i in self._left_out
         if last:
             self._left_out.add(i)
         return FailedAttempt(self.problems[i].id, self.asks[v].view.name, attempt, reason, last)

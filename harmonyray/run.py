@@ -15,7 +15,8 @@ from harmonyray.checkpoint import replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
 from harmonyray.evaluate import Evaluator
-from harmonyray.loop import Parts, train
+from harmonyray.loop import train
+from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.rundir import Start, flat, open_run, write_text

@@ -141,10 +141,10 @@ def write_rollouts(
 
 
 def _rollout_rows(step: int, views: Sequence[str], problem: ProblemRollouts, judged: Judgement) -> Iterator[dict[str, Any]]:
-    group, rewordings = judged.group, _texts(judged.group.rewordings)
+    group, texts = judged.group, _or_none(judged.group.texts)
     for v, held in enumerate(problem.groups):
         label = judged.consensus.label[v]
-        samples = _texts(held.kept)
+        samples = _or_none(held.kept)
         for n, num_tokens in enumerate(held.figures.lengths.tolist()):
             read, rollout = group.read[v][n], None if samples is None else samples[n]
             yield {
@@ -160,15 +160,15 @@ def _rollout_rows(step: int, views: Sequence[str], problem: ProblemRollouts, jud
                 "reward": float(judged.rewards[v, n]),
                 "missing": read.missing,
                 "draft": None if rollout is None or rollout.draft is None else rollout.draft.text,
-                "rewritten": None if rewordings is None else rewordings[v][n],
-                "strategy": read.strategy,
+                "rewritten": None if texts is None else texts.rewritten[v][n],
+                "strategy": None if texts is None else texts.strategy[v][n],
                 "num_tokens": num_tokens,
                 "finish_reason": "length" if held.figures.truncated[n] else "stop",
                 "policy_version": None if rollout is None else rollout.policy_version,
             }
 
 
-def _texts(kept: Kept[T]) -> T | None:
+def _or_none(kept: Kept[T]) -> T | None:
     try:
         return kept.get()
     except RolloutsLostError:

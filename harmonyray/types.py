@@ -16,7 +16,6 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-Rewordings = tuple[tuple[str | None, ...], ...]
 
 T = TypeVar("T", covariant=True)
 
@@ -123,8 +122,9 @@ class ParsedResponse:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is kept of a ParsedResponse when its texts are put away. `reworded`: whether there was a rewording; `numbers_kept`:
-    the share of the question's distinct numbers that it states too, None without a rewording or without numbers."""
+    """What is kept of a ParsedResponse when its texts are put away. `strategy`: the named one's short name; `reworded`: whether
+    there was a rewording; `numbers_kept`: the share of the question's distinct numbers that it states too, None without a
+    rewording or without numbers."""
 
     answer: str | None
     missing: float = 0.0
@@ -132,6 +132,14 @@ class Reading:
     strategy: str | None = None
     reworded: bool = False
     numbers_kept: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What the views read at length, [V][N]: rewordings, and strategies as they were written; None where there is none."""
+
+    rewritten: tuple[tuple[str | None, ...], ...]
+    strategy: tuple[tuple[str | None, ...], ...]
 
 
 class Kept(Protocol[T]):
@@ -204,8 +212,8 @@ class AnswerGroup:
 
     `cluster_ids` int[V, N]: cluster of each sample, -1 where it has no answer or past `num_samples[v]`.
     `num_samples` int[V]. `representatives` [C]: the text of each cluster's first member; clusters are numbered by the
-    sample at which they first appear. `read[v][n]` is what the view read; `rewordings`, [V][N] too, are the rewordings' texts,
-    None where there is none. `num_timeouts`: comparisons given up.
+    sample at which they first appear. `read[v][n]` is what the view read, without the `texts`. `num_timeouts`: comparisons given
+    up.
     """
 
     problem_id: str
@@ -213,7 +221,7 @@ class AnswerGroup:
     num_samples: IntArray
     representatives: tuple[str, ...]
     read: tuple[tuple[Reading, ...], ...] = ()
-    rewordings: Kept[Rewordings] = Here(())
+    texts: Kept[Texts] = Here(Texts((), ()))
     num_timeouts: int = 0
 
     def counts(self) -> IntArray:

@@ -69,7 +69,15 @@ MISTAKES = [
         "placement.learner.num_gpus=0.5",
         "placement.views.solver is colocated with the learner.*engine_args.enable_sleep_mode=true",
     ),
+    (
+        "placement.colocate=[solver] & placement.learner.num_gpus=0.5 & placement.view.num_gpus=0.5",
+        "'placement.colocate' seats engines on the learner's GPU, but engine hf cannot sleep.*rollout.engine.type=vllm",
+    ),
     # broadcasts
+    (
+        f"{VLLM} & sync.backend=ipc & placement.view.num_gpus=1 & placement.learner.num_gpus=1",
+        "'sync.backend' is ipc, .* name every trained view in placement.colocate",
+    ),
     (
         "sync.backend=nccl & placement.view.num_gpus=0.5 & placement.learner.num_gpus=1",
         "'sync.backend' is nccl, but a trained view or the learner has num_gpus 0.5: NCCL refuses two members on one GPU",
@@ -86,7 +94,8 @@ def test_a_mistake_is_named_with_the_way_out(override: str, message: str) -> Non
 FINE = [
     "placement.colocate=[solver,reframer]",
     f"{SHARED} & placement.colocate=[both]",
-    "placement.colocate=[solver] & placement.learner.num_gpus=0.4 & placement.views.solver={num_gpus: 0.3, replicas: 2}",
+    f"{VLLM} & rollout.engine.gpu_memory_utilization=0.3 & placement.colocate=[solver] & placement.learner.num_gpus=0.4 & "
+    "placement.views.solver={num_gpus: 0.3, replicas: 2}",
     "placement.view.num_gpus=0.5 & placement.learner.num_gpus=1",
     f"{VLLM} & rollout.engine.tensor_parallel_size=2",  # on CPUs they are processes
     f"{VLLM} & rollout.engine.tensor_parallel_size=2 & placement.view.num_gpus=2 & placement.learner.num_gpus=1",

@@ -135,6 +135,7 @@ LAYERS = [
         "loop",
         "collect",
         "step_metrics",
+        "parts",
         "ledger",
         "evaluate",
         "actors",

@@ -27,6 +27,7 @@ from harmonyray.types import (
     Reading,
     Rollout,
     RolloutGroup,
+    Texts,
 )
 
 
@@ -41,10 +42,11 @@ def step() -> tuple[Collected, list[Judgement]]:
     rollouts = ((rollout("a", "it is 4", 3), rollout("a", "five", 9, "length")), (rollout("b", "hm", 1),))
     read = (
         (Reading("4"), Reading("5")),
-        (Reading(None, missing=2 / 3, copied=0.5, reworded=True, strategy="count"),),
+        (Reading(None, missing=2 / 3, copied=0.5, reworded=True, strategy="count_up"),),
     )
+    texts = Texts(((None, None), ("two and two",)), ((None, None), ("Count up",)))
     ids = np.array([[0, 1], [-1, -1]])
-    group = AnswerGroup("p", ids, np.array([2, 1]), ("4", "5"), read, Here(((None, None), ("two and two",))))
+    group = AnswerGroup("p", ids, np.array([2, 1]), ("4", "5"), read, Here(texts))
     consensus = Consensus((0, None), np.array([0.5, 0.0]), group.counts() / 2, 0.5)
     rewards = np.array([[1.0, 0.0], [0.0, np.nan]])
     whole = ProblemRollouts(problem, tuple(map(keep, rollouts)))
@@ -73,7 +75,7 @@ def test_a_row_for_each_sample(tmp_path: Path) -> None:
     }
     assert (got[1]["sample"], got[1]["cluster"], got[1]["finish_reason"], got[1]["num_tokens"]) == (1, 1, "length", 9)
     assert (got[2]["view"], got[2]["answer"], got[2]["cluster"], got[2]["label"]) == ("b", None, -1, None)
-    assert (got[2]["rewritten"], got[2]["strategy"], got[2]["missing"]) == ("two and two", "count", pytest.approx(2 / 3))
+    assert (got[2]["rewritten"], got[2]["strategy"], got[2]["missing"]) == ("two and two", "Count up", pytest.approx(2 / 3))
     assert len(got) == 3
     assert [p.name for p in tmp_path.iterdir()] == ["step-000007.parquet"]
 

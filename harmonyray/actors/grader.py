@@ -19,12 +19,12 @@ from harmonyray.types import AnswerGroup, ProblemRollouts
 
 @dataclass(slots=True)
 class _Call:
-    """Problems that an actor was asked about in one call, and what it returns: answers, and rewordings."""
+    """Problems that an actor was asked about in one call, and what it returns: answers, and of each problem the texts."""
 
     handle: Any
     items: list[ProblemRollouts]
     answers: Any
-    rewordings: Any
+    texts: list[Any]
 
 
 class RayGrader:
@@ -59,7 +59,9 @@ class RayGrader:
                 self._replace(handle)
 
     def _ask(self, items: list[ProblemRollouts]) -> _Call:
-        return _Call(self.handle, items, *self.handle.group.options(num_returns=2).remote(items))
+        handle = self.handle
+        answers, *texts = handle.group.options(num_returns=1 + len(items)).remote(items)
+        return _Call(handle, items, answers, texts)
 
     def _answers(self, call: _Call) -> list[AnswerGroup]:
         while True:
@@ -69,13 +71,15 @@ class RayGrader:
                 self._replace(call.handle)
                 call = self._ask(call.items)
             else:
-                return [replace(group, rewordings=Stored(call.rewordings, i)) for i, group in enumerate(groups)]
+                return [replace(group, texts=Stored(ref)) for group, ref in zip(groups, call.texts, strict=True)]
 
     def _replace(self, dead: Any) -> None:
         """A new actor in the dead one's seat, once it is built, unless it has one already; calls that were made to the dead one
         have to be made again."""
         with self._turn:
-            if self.handle is dead:
-                handle = self._pool.replace("the grader", dead, *self._seat)
-                self._pool.get(handle.start.remote(), name="the grader")
-                self.handle = handle
+            while self.handle is dead:
+                self.handle = self._pool.replace("the grader", dead, *self._seat)
+                try:
+                    self._pool.get(self.handle.start.remote(), name="the grader")
+                except DEATHS:
+                    dead = self.handle

@@ -15,17 +15,15 @@ T = TypeVar("T", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[T]):
-    """A `types.Kept` behind an object reference: the value itself, or its `item` where it is a sequence."""
+    """A `types.Kept` behind an object reference."""
 
     ref: Any
-    item: int | None = None
 
     def get(self) -> T:
         try:
-            value = ray.get(self.ref)
+            value: T = ray.get(self.ref)
         except ObjectLostError as e:
             raise RolloutsLostError(
                 "rollouts are gone with the node that kept them; go on from the last checkpoint with --resume"
             ) from e
-        content: T = value if self.item is None else value[self.item]
-        return content
+        return value

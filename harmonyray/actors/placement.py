@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harmonyray.config import Config, Resources
+from harmonyray.registry import resolve
 
 DIGITS = 4  # Ray counts resources in steps of 0.0001
 LEAST_CPU = 0.001  # Ray wants at least one positive resource in a bundle
@@ -25,13 +26,14 @@ Amounts = Mapping[str, float]
 class EngineGroup:
     """Engines that answer for one view, or for several that share them. `model` None: the trained model, whose weights are
     broadcast to the group; else a model of its own, which stays as it is. `colocated`: the engines sit in the learner's bundle
-    and have to sleep while it updates."""
+    and, if they can (`sleeps`), sleep while it updates."""
 
     name: str
     views: tuple[str, ...]
     model: str | None
     resources: Resources
     colocated: bool = False
+    sleeps: bool = False
 
     @property
     def label(self) -> str:
@@ -123,12 +125,13 @@ class Room:
 def engine_groups(config: Config) -> list[EngineGroup]:
     """The engine groups of a run, in the order of their first views."""
     shared = {view: name for name, views in config.placement.share.items() for view in views}
+    sleeps = hasattr(resolve("engines", config.rollout.engine.type), "sleep")
     names = dict.fromkeys(shared.get(view, view) for view in config.views)
     out = []
     for name in names:
         views = tuple(view for view in config.views if shared.get(view, view) == name)
         model, colocated = config.views[views[0]].model, name in config.placement.colocate
-        out.append(EngineGroup(name, views, model, config.placement.for_group(name), colocated))
+        out.append(EngineGroup(name, views, model, config.placement.for_group(name), colocated, sleeps))
     return out
 
 

@@ -125,7 +125,8 @@ def _header(keys: Sequence[str]) -> tuple[str, ...]:
 def _row(seat: Seat, wanted: Sequence[Seat], keys: Sequence[str]) -> tuple[str, ...]:
     frozen = f", {seat.engines.model} as it is" if seat.engines and seat.engines.model else ""
     with_learner = seat.engines is not None and seat.engines.colocated and any(s.group == "learner" for s in wanted)
-    note = "with the learner, asleep while it updates" if with_learner else ""
+    asleep = ", asleep while it updates" if seat.engines is not None and seat.engines.sleeps else ""
+    note = f"with the learner{asleep}" if with_learner else ""
     cells = (f"{seat.asked.get(key, 0.0):g}" for key in keys)
     return (f"  {seat.group}{frozen}", str(seat.replica), *cells, note)
 

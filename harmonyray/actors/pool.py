@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from harmonyray.actors.reservation import Reservation
+from harmonyray.actors.specs import SAMPLING
 from harmonyray.config import RuntimeConfig
 from harmonyray.errors import RunError
 
@@ -45,7 +46,9 @@ class ActorPool:
         # The seat's CPUs are reserved by the bundle; the actor itself asks for none, so fractions never add up wrongly.
         options = {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": seat, "runtime_env": {"env_vars": env}}
         options["max_concurrency"] = calls
-        handle = ray.remote(cls).options(**options).remote(*args)
+        if calls > 1:
+            options["concurrency_groups"] = {SAMPLING: calls}
+        handle = ray.remote(**options)(cls).remote(*args)
         self._handles.append((bundle, handle))
         return handle
 

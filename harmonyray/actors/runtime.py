@@ -112,7 +112,8 @@ class RayRuntime:
         timeout_s = self.rollout.request_timeout_s
         self._idle.clear()
         try:
-            yield from Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one).run()
+            sampling = Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one, self._may_be_asked)
+            yield from sampling.run()
         finally:
             self._idle.set()
 
@@ -199,6 +200,10 @@ class RayRuntime:
         for replica in replicas:
             replica.version = self.policy_version
         return num_bytes
+
+    def _may_be_asked(self, replica: Replica) -> bool:
+        """Not one that is being replaced, nor one without the learner's weights."""
+        return not replica.dead and (replica.version is not None or not replica.trained or self.learner is None)
 
     def _revive_one(self, replica: Replica, handle: Any) -> None:
         """Replaces the replica whose actor `handle` is dead or hangs, and brings it to the learner's version; the others go on

@@ -5,8 +5,10 @@ The rollouts stay in the object store; the driver sees their figures. Driver onl
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,7 @@ class Stream:
 
     replica: Replica
     handle: Any
+    number: int
     generator: Any
     places: list[Place]
     open: set[int]
@@ -50,7 +53,10 @@ def dealt(tally: Tally, places: Iterable[Place], replicas: Sequence[Replica]) ->
 
 
 class Sampling:
-    """One call of `Sampler.sample`. `revive` brings a dead replica back, with the weights it should have."""
+    """One call of `Sampler.sample`. `revive` brings the replica of a dead actor back, with the weights it should have, and may
+    take long: it runs beside. `ready` says whether a replica may be asked; what is for one that may not waits."""
+
+    numbers = itertools.count()
 
     def __init__(
         self,
@@ -60,41 +66,74 @@ class Sampling:
         policy_version: int | None,
         timeout_s: float,
         revive: Callable[[Replica, Any], None],
+        ready: Callable[[Replica], bool],
     ) -> None:
-        self.pool, self.replicas, self.tally, self.timeout_s, self.revive = pool, replicas, tally, timeout_s, revive
+        self.pool, self.replicas, self.tally, self.timeout_s = pool, replicas, tally, timeout_s
+        self.revive, self.ready = revive, ready
         self.policy_version = policy_version
         self.streams: list[Stream] = []
         self.heard: dict[Any, float] = {}  # when each actor last sent something, in whichever of its streams
+        self.reviving: dict[Future[None], list[Place]] = {}  # and what each owed
 
     def run(self) -> Iterator[ProblemRollouts | FailedAttempt]:
         """Asks for everything at once, and yields whole problems and failed attempts as they come.
 
         Raises RunError once the run's restarts are used up; what an engine raised is raised here.
         """
-        self._deal(self.tally.places(), self.policy_version)
+        beside = ThreadPoolExecutor(max(1, len(self.replicas)), thread_name_prefix="revive")
+        try:
+            yield from self._run(beside)
+        finally:
+            for stream in self.streams:  # left behind by an error: its engine need not go on
+                stream.handle.stop.remote(stream.number)
+            beside.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, beside: ThreadPoolExecutor) -> Iterator[ProblemRollouts | FailedAttempt]:
         tick_s = max(0.05, min(1.0, self.timeout_s / 10))
-        while self.streams:
+        waiting = self._deal(self.tally.places(), self.policy_version)
+        while self.streams or self.reviving or waiting:
             self.pool.check_open()
-            ready, _ = ray.wait([s.generator for s in self.streams], num_returns=1, timeout=tick_s, fetch_local=False)
-            again: list[Place] = []
-            for stream in [s for s in self.streams if s.generator in ready]:
-                yield from self._take(stream, again)
+            lost: list[Stream] = []
+            for stream in self._arrived(tick_s):
+                yield from self._take(stream, lost, waiting)
             limit = time.monotonic() - self.timeout_s - HANG_GRACE_S
-            for stream in [s for s in self.streams if self.heard[s.handle] < limit]:
-                again += self._lose(stream)
-            # Whoever is asked again gets the weights that there are now; what it owes belongs to no version in particular.
-            self._deal([place for place in again if not self.tally.left_out(place)], None)
+            lost += [s for s in self.streams if self.heard[s.handle] < limit and s not in lost]
+            for stream in lost:
+                self.streams.remove(stream)
+                owed = [stream.places[w] for w in sorted(stream.open)]
+                self.reviving[beside.submit(self.revive, stream.replica, stream.handle)] = owed
+            for done in [future for future in self.reviving if future.done()]:
+                done.result()
+                waiting += self.reviving.pop(done)
+            # Whoever is asked again has the weights that there are now; what it owes belongs to no version in particular.
+            waiting = self._deal([place for place in waiting if not self.tally.left_out(place)], None)
 
-    def _deal(self, places: Iterable[Place], policy_version: int | None) -> None:
+    def _arrived(self, tick_s: float) -> list[Stream]:
+        """The streams that have an item; waits a little for one."""
+        if not self.streams:
+            time.sleep(tick_s)
+            return []
+        ready, _ = ray.wait([s.generator for s in self.streams], num_returns=1, timeout=tick_s, fetch_local=False)
+        return [s for s in self.streams if s.generator in ready]
+
+    def _deal(self, places: Iterable[Place], policy_version: int | None) -> list[Place]:
+        """Asks the replicas for these places; returns those whose replica cannot be asked now."""
+        waiting = []
         for replica, own in dealt(self.tally, places, self.replicas):
+            handle = replica.handle
+            if not self.ready(replica):
+                waiting += own
+                continue
             version = policy_version if replica.trained else UNTRAINED
-            wants = [self.tally.want(place) for place in own]
-            generator = replica.handle.sample.options(num_returns="streaming").remote(wants, version, self.timeout_s)
-            self.heard[replica.handle] = time.monotonic()
-            self.streams.append(Stream(replica, replica.handle, generator, own, set(range(len(own)))))
+            wants, number = [self.tally.want(place) for place in own], next(self.numbers)
+            generator = handle.sample.options(num_returns="streaming").remote(number, wants, version, self.timeout_s)
+            self.heard[handle] = time.monotonic()
+            self.streams.append(Stream(replica, handle, number, generator, own, set(range(len(own)))))
+        return waiting
 
-    def _take(self, stream: Stream, again: list[Place]) -> Iterator[ProblemRollouts | FailedAttempt]:
-        """The next item of a stream that has one. Adds to `again` what is to be asked for once more."""
+    def _take(self, stream: Stream, lost: list[Stream], again: list[Place]) -> Iterator[ProblemRollouts | FailedAttempt]:
+        """The next item of a stream that has one. Adds the stream to `lost` if it broke off, and to `again` the place of a
+        failure that is not the last."""
         self.heard[stream.handle] = time.monotonic()
         try:
             ref = next(stream.generator)
@@ -103,10 +142,10 @@ class Sampling:
                 return
             w, result = self.pool.get(ref, name=stream.replica.name)
         except StopIteration:
-            again += self._end(stream)
+            self._end(stream, lost)
             return
         except DEATHS:
-            again += self._lose(stream)
+            lost.append(stream)
             return
         content, stream.content = stream.content, None
         stream.open.discard(w)
@@ -121,19 +160,13 @@ class Sampling:
             if whole is not None:
                 yield whole
 
-    def _end(self, stream: Stream) -> list[Place]:
+    def _end(self, stream: Stream, lost: list[Stream]) -> None:
         """A stream that has ended: with everything, with an error, or with its engine."""
         if stream.content is not None:
             try:
                 self.pool.get(stream.content, name=stream.replica.name)
             except DEATHS:
-                return self._lose(stream)
+                lost.append(stream)
+                return
         assert not stream.open, f"{stream.replica.name} left out {len(stream.open)} of {len(stream.places)} groups"
         self.streams.remove(stream)
-        return []
-
-    def _lose(self, stream: Stream) -> list[Place]:
-        """Brings the replica of a stream that broke off or fell silent back; what it still owed."""
-        self.streams.remove(stream)
-        self.revive(stream.replica, stream.handle)
-        return [stream.places[w] for w in sorted(stream.open)]

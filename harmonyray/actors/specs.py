@@ -10,6 +10,8 @@ from harmonyray.registry import PluginOptions, resolve
 
 __all__ = ["GroupSpec", "PartSpec"]
 
+SAMPLING = "sampling"  # an engine actor's calls that take long, apart from those that must not wait for them
+
 
 @dataclass(frozen=True, slots=True)
 class PartSpec:

@@ -28,16 +28,19 @@ class WeightSync:
         self._group_number = 0
         self._joined: list[Any] = []  # the handles that are in the present groups
         self._asked: dict[str, Any] = {}  # the latest call to each engine, by the replica's name
+        self._group_of: dict[str, int] = {}  # the present groups' numbers in their order
+        self._changes_at_once: set[str] = set()  # the replicas whose transport loads while it receives
 
     def forget(self) -> None:
         """The next broadcast makes new groups: a present one has lost a member or is out of step."""
         self._joined = []
 
     def hung(self) -> set[str]:
-        """After a failure: the replicas that did not come back from what they were last asked, though their time is over."""
+        """After a failure: the replicas that did not come back from what they were last asked, though their time is over, and
+        those that may hold some old and some new weights."""
         refs = list(self._asked.values())
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=HUNG_S, fetch_local=False) if refs else ([], [])
-        return {name for name, ref in self._asked.items() if ref not in done}
+        return {name for name, ref in self._asked.items() if ref not in done} | (self._changes_at_once & set(self._asked))
 
     def broadcast(self, replicas: Sequence[Replica], policy_version: int) -> int:
         """Sends the weights to these engines, all or some of the run's; returns the bytes sent to each. Other engines are not
@@ -53,16 +56,18 @@ class WeightSync:
                 self._join(replicas)
             acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
             self._asked = {r.name: ack for r, ack in zip(replicas, acks, strict=True)}
-            num_bytes, expected = self.pool.get(self.learner.send.remote(self.weight_specs, self._bucket_bytes), "the learner")
+            sending = self.learner.send.remote(self.weight_specs, self._bucket_bytes)
+            version, num_bytes, checksums = self.pool.get(sending, "the learner")
             self._check_loaded(replicas, acks)
         except BaseException:
             self.forget()
             raise
         for replica, held in zip(replicas, self.pool.get(acks), strict=True):
-            if held != expected:
+            sent = checksums[self._group_of[replica.name]]
+            if held != (version, sent):
                 raise AlteredWeightsError(
                     f"{replica.name} acknowledged policy version {held[0]} with checksum {held[1]}, the learner sent "
-                    f"version {expected[0]} with checksum {expected[1]}: the engine does not hold the broadcast weights"
+                    f"version {version} with checksum {sent}: the engine does not hold the broadcast weights"
                 )
         return int(num_bytes)
 
@@ -75,10 +80,13 @@ class WeightSync:
         ends = self.pool.get([r.handle.weight_end.remote() for r in replicas])
         by_name = {r.name: r.handle for r in replicas}
         specs = []
+        self._group_of, self._changes_at_once = {}, set()
         for group in plan_groups(self.sync_config.backend, self._end, dict(zip(by_name, ends, strict=True))):
             self._group_number += 1
             name = f"weights-{self._group_number}"
             specs.append(GroupSpec(self.host, self.port, name, group.members, group.transport, self.sync_config.timeout_s))
+            self._group_of |= dict.fromkeys(group.first_ranks, len(specs) - 1)
+            self._changes_at_once |= set(group.first_ranks) if group.transport in ("vllm_nccl", "ipc") else set()
             self._asked |= {engine: by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()}
         self.pool.get([self.learner.join.remote(specs), *self._asked.values()])
         self._joined = [r.handle for r in replicas]

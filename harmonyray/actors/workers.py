@@ -7,14 +7,18 @@ type. torch is imported by the methods that need it: neither the driver nor the 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmonyray.actors.specs import GroupSpec, PartSpec
+import ray
+
+from harmonyray.actors.specs import SAMPLING, GroupSpec, PartSpec
 from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
+from harmonyray.errors import WeightSyncError
 from harmonyray.protocols import Sleeps, View
 from harmonyray.rollouts import Want, figures, serve
 from harmonyray.types import (
@@ -25,15 +29,15 @@ from harmonyray.types import (
     Here,
     Problem,
     ProblemRollouts,
-    Rewordings,
     Rollout,
+    Texts,
     UpdateReport,
 )
 
 if TYPE_CHECKING:
     from harmonyray.engines.weights import TensorSpec
 
-NOT_HERE: Here[Rewordings] = Here(())
+NOT_HERE: Here[Texts] = Here(Texts((), ()))
 
 
 class EngineWorker:
@@ -41,6 +45,7 @@ class EngineWorker:
 
     def __init__(self, spec: PartSpec) -> None:
         self.spec = spec
+        self.stopped: set[int] = set()
 
     def start(self) -> int:
         """Builds the engine; returns the process id. Raises ModelError."""
@@ -58,18 +63,25 @@ class EngineWorker:
         """Renders and encodes the prompts that will be asked for next."""
         self.engine.count_tokens([want.request().prompt for want in wants])
 
+    @ray.method(concurrency_group=SAMPLING)
     def sample(
-        self, wants: Sequence[Want], policy_version: int | None, timeout_s: float
+        self, number: int, wants: Sequence[Want], policy_version: int | None, timeout_s: float
     ) -> Iterator[tuple[Rollout, ...] | tuple[int, GroupFigures | Failure]]:
         """Two items for each want as it finishes: its rollouts, for the object store, and then its index and their figures.
-        After a failure the first is empty."""
-        for w, group in serve(self.engine, wants, policy_version, timeout_s):
-            if isinstance(group, Failure):
-                yield ()
-                yield w, group
-            else:
-                yield group
-                yield w, figures(group)
+        After a failure the first is empty. Ends early after `stop` of the same number."""
+        try:
+            for w, group in serve(self.engine, wants, policy_version, timeout_s):
+                if number in self.stopped:
+                    return
+                if isinstance(group, Failure):
+                    yield ()
+                    yield w, group
+                else:
+                    yield group
+                    yield w, figures(group)
+        except Exception as e:
+            _end_if_broken(e)
+            raise
 
     def sleep(self) -> None:
         """Frees the memory of an engine that has anything to free."""
@@ -79,6 +91,10 @@ class EngineWorker:
     def wake(self) -> None:
         if isinstance(self.engine, Sleeps):
             self.engine.wake()
+
+    def stop(self, number: int) -> None:
+        """Nobody waits for that call of `sample` any more."""
+        self.stopped.add(number)
 
     def weight_end(self) -> WeightEnd:
         return WeightEnd(self.engine.num_weight_ranks, self.engine.weight_transports, own_gpus())
@@ -91,6 +107,17 @@ class EngineWorker:
         the engine now holds."""
         held = self.engine.receive_weights(weight_specs, bucket_bytes, policy_version)
         return self.engine.policy_version, held
+
+
+def _end_if_broken(error: Exception) -> None:
+    """Ends the process, so that it is replaced, after an error that leaves its device or its engine in an unknown state."""
+    import torch
+
+    from harmonyray.engines.hf import out_of_memory
+
+    if out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+        print(f"the engine ends: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 class LearnerWorker:
@@ -130,12 +157,20 @@ class LearnerWorker:
         self.senders = []
         self.senders = [sender(group, self.store) for group in groups]
 
-    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, tuple[int, int]]:
-        """Broadcasts the weights in every group, one after the other; returns bytes per engine, and the policy version and
-        checksum to be acknowledged."""
+    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int, list[int]]:
+        """Broadcasts the weights in every group, one after the other, also after one that fails; returns the policy version, the
+        bytes per engine, and by group the checksum to be acknowledged. Raises WeightSyncError for the first group that failed."""
         weights = self.learner.weights()
-        sent = [s.send(weights, weight_specs, bucket_bytes) for s in self.senders]
-        return sent[0][0], (self.learner.policy_version, sent[0][1])
+        sent: list[tuple[int, int]] = []
+        failed: list[WeightSyncError] = []
+        for each in self.senders:
+            try:
+                sent.append(each.send(weights, weight_specs, bucket_bytes))
+            except WeightSyncError as e:
+                failed.append(e)
+        if failed:
+            raise failed[0]
+        return self.learner.policy_version, sent[0][0], [checksum for _, checksum in sent]
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""
@@ -165,10 +200,10 @@ class GraderWorker:
         self.grader = self.spec.build()
         return os.getpid()
 
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> tuple[list[AnswerGroup], list[Rewordings]]:
-        """The answers, and apart from them the rewordings' texts, which may stay in the object store."""
+    def group(self, rollouts: Sequence[ProblemRollouts]) -> tuple[list[AnswerGroup] | Texts, ...]:
+        """The answers, and apart from them each problem's texts, which may stay in the object store."""
         groups: list[AnswerGroup] = self.grader.group(rollouts)
-        return [replace(group, rewordings=NOT_HERE) for group in groups], [group.rewordings.get() for group in groups]
+        return [replace(group, texts=NOT_HERE) for group in groups], *(group.texts.get() for group in groups)
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         equal: list[bool] = self.grader.equal(pairs)

@@ -17,8 +17,11 @@ from harmonyray.answers.equivalence import DEFAULT_LIMIT_S, DEFAULT_MAX_CHARS, D
 from harmonyray.errors import ConfigError
 from harmonyray.protocols import StagedView, View
 from harmonyray.registry import PluginOptions
-from harmonyray.types import AnswerGroup, Here, ParsedResponse, Problem, ProblemRollouts, Reading, Rollout
+from harmonyray.types import AnswerGroup, Here, ParsedResponse, Problem, ProblemRollouts, Reading, Rollout, Texts
 from harmonyray.views.numbers import kept_share
+from harmonyray.views.strategies import named_strategy
+
+MAX_NAME = 64  # characters that are kept of a strategy's name
 
 
 class AnswerGrader:
@@ -81,16 +84,22 @@ class AnswerGrader:
             num_samples=np.array([len(row) for row in parsed], dtype=np.int64),
             representatives=clustering.representatives,
             read=tuple(tuple(reading(item.problem, response) for response in row) for row in parsed),
-            rewordings=Here(tuple(tuple(response.rewritten for response in row) for row in parsed)),
+            texts=Here(
+                Texts(
+                    tuple(tuple(response.rewritten for response in row) for row in parsed),
+                    tuple(tuple(response.strategy for response in row) for row in parsed),
+                )
+            ),
             num_timeouts=clustering.num_timeouts,
         )
 
 
 def reading(problem: Problem, parsed: ParsedResponse) -> Reading:
     """What is kept of a response: its figures, not its texts."""
-    text = parsed.rewritten
+    text, strategy = parsed.rewritten, parsed.strategy
     kept = None if text is None else kept_share(problem.text, text)
-    return Reading(parsed.answer, parsed.missing, parsed.copied, parsed.strategy, text is not None, kept)
+    named = None if strategy is None else named_strategy(strategy)[:MAX_NAME]
+    return Reading(parsed.answer, parsed.missing, parsed.copied, named, text is not None, kept)
 
 
 def _parse(view: View, problem: Problem, rollout: Rollout) -> ParsedResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
@@ -13,7 +14,7 @@ from harmonyray.types import IntArray, Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_KNOWN = 2048  # prompts
+MAX_KNOWN = 16_384  # prompts; a step's that are encoded ahead have to fit in
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
@@ -38,20 +39,20 @@ class PromptTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._known: OrderedDict[str, list[int]] = OrderedDict()
+        self._known: OrderedDict[str, array[int]] = OrderedDict()
         self._turn = Lock()  # a tokenizer that two threads encode with at once raises "Already borrowed"
 
     def __call__(self, prompt: Prompt) -> list[int]:
-        """The prompt's token ids; not to be changed. Raises ModelError."""
+        """The prompt's token ids. Raises ModelError."""
         key = repr((prompt.text, prompt.messages, prompt.template_options, prompt.response_prefix))
         with self._turn:
             ids = self._known.pop(key, None)
             if ids is None:
-                ids = encode_prompt(self.tokenizer, prompt)
+                ids = array("i", encode_prompt(self.tokenizer, prompt))
             self._known[key] = ids  # the latest comes last
             while len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
-            return ids
+            return ids.tolist()
 
 
 def response_text(tokenizer: PreTrainedTokenizerBase, token_ids: IntArray, ended_by: str, stops: Sequence[str]) -> str:

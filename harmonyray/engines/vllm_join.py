@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -45,7 +45,8 @@ class VllmReceivesWeights:
         """Joins a broadcast group with all workers, from `rank` on. Raises WeightSyncError."""
         self._group, self._rank, self._relay, self._met = group, rank, None, False
         if group.backend == "gloo":
-            self._meet({"group": asdict(group), "rank_offset": rank})
+            with self._apart():
+                self._meet({"group": asdict(group), "rank_offset": rank})
         else:
             rolls = [open_roll(group, rank + i) for i in range(self.num_weight_ranks)]
             self._relay = Relay(rolls[0])
@@ -62,7 +63,8 @@ class VllmReceivesWeights:
         try:
             check_same(sent, specs(self.shapes))
         except (KeyError, ValueError) as e:
-            self._ask("refuse_weights", why=first_line(e))
+            with self._apart():
+                self._ask("refuse_weights", why=first_line(e))
             raise
         beside = self._group.backend == "gloo"  # vLLM's own transports load while they receive
         with ExitStack() as held:
@@ -116,6 +118,10 @@ class VllmReceivesWeights:
                 "checksum says what was handed to it and loaded, not what it computes with",
                 stacklevel=3,
             )
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Calls to workers in other processes must not cross those of a step."""
+        return self.lock if self.num_weight_ranks > 1 else nullcontext()
 
     def _meet(self, init_info: dict[str, Any]) -> None:
         self._try("init_weight_transfer_engine", init_info={"transport": self._group.backend, **init_info})

@@ -16,7 +16,8 @@ import ray
 
 from harmonyray import build
 from harmonyray.config import Config, load_config
-from harmonyray.loop import Parts, train
+from harmonyray.loop import train
+from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.types import Collected
 

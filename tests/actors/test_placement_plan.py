@@ -18,6 +18,8 @@ from harmonyray.actors.placement import (
 from harmonyray.actors.plan_report import report
 from harmonyray.config import load_config
 
+SLEEPS = "rollout.engine={type: vllm, gpu_memory_utilization: 0.2, engine_args: {enable_sleep_mode: true}}"
+
 
 def cpu(*amounts: float) -> list[Seat]:
     return [Seat(f"view {i}", 0, amount, 0) for i, amount in enumerate(amounts)]
@@ -84,6 +86,7 @@ def test_colocated_engines_share_the_learners_bundle() -> None:
         "quickstart",
         [
             "placement.colocate=[reframer]",
+            SLEEPS,
             "placement.learner={num_cpus: 1, num_gpus: 0.5}",
             "placement.views.reframer={replicas: 2, num_cpus: 0.1, num_gpus: 0.2, resources: {rack: 0.5}}",
         ],
@@ -203,6 +206,7 @@ def test_the_plan_has_a_section_for_every_node() -> None:
         "quickstart",
         [
             "placement.colocate=[reframer]",
+            SLEEPS,
             "placement.learner={num_cpus: 1, num_gpus: 0.5}",
             "placement.view.num_gpus=0.5",
             "views.judge={type: solver, model: other/model, template: 'SOLVE: {question}'}",

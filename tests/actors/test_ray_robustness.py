@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from actor_helpers import (
     small_config,
     wait_for,
 )
+from ray._private.internal_api import free
 
 from harmonyray import build
 from harmonyray.actors.runtime import RayRuntime
 from harmonyray.cli import main
 from harmonyray.errors import RunError
+from harmonyray.evaluate import Evaluator
 from harmonyray.protocols import Ask
 from harmonyray.tracking import read_metrics
 from harmonyray.types import FailedAttempt, Problem, ProblemRollouts, Sampling
@@ -195,7 +198,7 @@ def test_grading_begins_before_everything_is_sampled(local_ray: None) -> None:
         assert [group.problem_id for group in groups] == [first.problem.id, second.problem.id]
         assert [len(call.items) for call in asked] == [1, 1]
         for group, item in zip(groups, (first, second), strict=True):
-            texts = group.rewordings.get()
+            texts = group.texts.get().rewritten
             assert [len(row) for row in texts] == [2, 2]
             assert [read.reworded for read in group.read[1]] == [text is not None for text in texts[1]]
             assert group.num_samples.tolist() == [len(row) for row in item.fetch()]
@@ -323,3 +326,97 @@ def test_an_engine_that_dies_while_the_learner_updates_gets_the_new_weights(loca
         assert done == [1, 2, 3] and record.restarts == 1
         for replica in runtime.replicas:
             assert_same_weights(engine_weights(replica.handle), weights)
+
+
+@pytest.mark.slow
+def test_a_slow_restart_is_not_held_against_the_others(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The living engine answers at once and is waited for only because the other's successor takes longer than any limit."""
+    runtime, asks, problems = bench
+    impatient(runtime, monkeypatch, 2.0)
+    start_again, marker = runtime._start_again, tmp_path / "sampling"
+
+    def slowly(dead: Any) -> None:
+        time.sleep(6)
+        start_again(dead)
+
+    monkeypatch.setattr(runtime, "_start_again", slowly)
+    hold_up(runtime.replicas[0].handle, "engine", "stream", marker, 30)
+    with kill_when(marker, pid_of(runtime.replicas[0].handle)):
+        got = said(list(runtime.sample(asks, problems, 0, SEEDS)))
+    assert len(got) == 8
+    assert runtime.take_restarts() == 1
+
+
+@pytest.mark.slow
+def test_an_engine_out_of_memory_ends_and_is_replaced(bench: Any) -> None:
+    runtime, asks, problems = bench
+    expected = said(list(runtime.sample(asks, problems, 0, SEEDS)))
+    before = pid_of(runtime.replicas[0].handle)
+
+    def starve(self: Any) -> None:
+        import torch
+
+        def starving(*args: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+            yield
+
+        self.engine.stream = starving
+
+    inside(runtime.replicas[0].handle, starve)
+    assert said(list(runtime.sample(asks, problems, 0, SEEDS))) == expected
+    assert pid_of(runtime.replicas[0].handle) != before
+    assert runtime.take_restarts() == 1
+
+
+def test_an_engine_stops_when_nobody_waits_any_more(bench: Any) -> None:
+    """The first item ends the call with an error; what the other engine still had to say is not waited for, nor made."""
+    runtime, asks, problems = bench
+    stream = runtime.sample(asks, problems, 0, SEEDS)
+    next(stream)
+    stream.close()
+    handle = runtime.replicas[0].handle
+    assert wait_for(lambda: inside(handle, lambda self: len(self.stopped)) > 0, 20)
+    assert len(said(list(runtime.sample(asks, problems, 0, SEEDS)))) == 8
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_fails_comes_after_what_was_learned_is_saved(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The evaluation after step 2 fails. The step is recorded and saved (no checkpoint was due), and --resume goes on from it."""
+    run_dir, evaluate = tmp_path / "run", Evaluator.evaluate
+
+    def failing(self: Evaluator, version: int) -> dict[str, float]:
+        if version == 2:
+            raise RunError("nothing could be sampled")
+        return evaluate(self, version)
+
+    monkeypatch.setattr(Evaluator, "evaluate", failing)
+    apart = ["eval.every=2", "checkpoint.every=3"]
+    assert train_cli(run_dir, *apart) == 1
+    assert "nothing could be sampled" in capsys.readouterr().err
+    assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["step-000002"]
+    assert [row["step"] for row in read_metrics(run_dir)] == [1, 2]
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    assert train_cli(run_dir, *apart, "--resume") == 0
+    assert [row["step"] for row in read_metrics(run_dir)] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_rollouts_lost_before_they_are_learned_from_end_the_run_with_what_was_learned_saved(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step 2's are gone when the learner asks for them. Its model is still that of step 1, which is saved."""
+    run_dir, update = tmp_path / "run", RayRuntime.update
+
+    def losing(self: RayRuntime, plan: Any, step: int) -> Any:
+        if step == 2:
+            free([rows.kept.ref for rows in plan])
+            time.sleep(1)
+        return update(self, plan, step)
+
+    monkeypatch.setattr(RayRuntime, "update", losing)
+    assert train_cli(run_dir) == 1
+    err = capsys.readouterr().err
+    assert "gone with the node" in err and "Traceback" not in err
+    assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["step-000001"]

@@ -33,9 +33,11 @@ def test_the_oldest_are_forgotten(tokenizer: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(prompts, "MAX_KNOWN", 2)
     encode = PromptTokens(tokenizer)
     a, b, c = (Prompt("p", "v", text=f"SOLVE: {n}\n") for n in (1, 2, 3))
-    held = encode(a)
-    encode(b)
-    assert encode(a) is held  # used again: b is the oldest now
-    encode(c)
-    assert encode(a) is held
+    for prompt in (a, b, a, c):  # b is the oldest when c comes
+        assert encode(prompt) == encode_prompt(tokenizer, prompt)
+    encoded: list[Prompt] = []
+    monkeypatch.setattr(prompts, "encode_prompt", lambda t, p: encoded.append(p) or encode_prompt(t, p))
+    for prompt in (a, c, b):
+        encode(prompt)
+    assert encoded == [b]
     assert len(encode._known) == 2

@@ -1,0 +1,43 @@
+"""Everything that the loop turns, and when it evaluates and saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from harmonyray.evaluate import Evaluator
+from harmonyray.problems.schedule import ProblemSchedule
+from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
+from harmonyray.types import AnswerGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `audit` looks at a step's views before the
+    method judges, and returns metrics. With `lag` 1 a step's rollouts are sampled while the step before it is learned from;
+    `syncs_in_flight`: whether weights may be broadcast meanwhile. Of fewer than `min_complete_share` of a step's problems
+    nothing is learned."""
+
+    schedule: ProblemSchedule
+    asks: Sequence[Ask]
+    runtime: Runtime
+    grader: Grader
+    audit: Callable[[Sequence[AnswerGroup]], dict[str, float]]
+    method: Method
+    advantage: Advantage
+    evaluator: Evaluator
+    tracker: Tracker
+    save: Callable[[int], None]
+    seed: int
+    steps: int
+    eval_every: int
+    checkpoint_every: int
+    lag: int
+    syncs_in_flight: bool
+    min_complete_share: float
+
+    def evaluates(self, step: int) -> bool:
+        return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)
+
+    def saves(self, step: int) -> bool:
+        return step == self.steps or step % self.checkpoint_every == 0
