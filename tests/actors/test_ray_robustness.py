@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from actor_helpers import (
     small_config,
     wait_for,
 )
-from ray._private.internal_api import free
 
 from harmonyray import build
+from harmonyray.actors.kept import Stored
 from harmonyray.actors.runtime import RayRuntime
 from harmonyray.cli import main
 from harmonyray.errors import RunError
@@ -409,10 +410,18 @@ def test_rollouts_lost_before_they_are_learned_from_end_the_run_with_what_was_le
     """Step 2's are gone when the learner asks for them. Its model is still that of step 1, which is saved."""
     run_dir, update = tmp_path / "run", RayRuntime.update
 
+    @ray.remote
+    class Holder:
+        def hold(self) -> Any:
+            return [ray.put("rollouts")]
+
     def losing(self: RayRuntime, plan: Any, step: int) -> Any:
         if step == 2:
-            free([rows.kept.ref for rows in plan])
+            holder = Holder.options(num_cpus=0).remote()
+            (lost,) = ray.get(holder.hold.remote())
+            ray.kill(holder)
             time.sleep(1)
+            plan = [replace(rows, kept=Stored(lost)) for rows in plan]
         return update(self, plan, step)
 
     monkeypatch.setattr(RayRuntime, "update", losing)
