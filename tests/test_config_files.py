@@ -162,7 +162,7 @@ def test_pieces_compose_in_any_order(tmp_path: Path, pieces: str) -> None:
     mine = write(tmp_path / "mine.yaml", f"extends: [{pieces}]\nname: mine\nproblems: {{type: quickstart}}\n")
     config = load_config(str(mine))
     assert {name: (v.num_samples, v.options.chat) for name, v in config.views.items()} == {"solver": (32, True)}
-    assert config.placement.view.model_dump() == {"replicas": 7, "num_cpus": 0.5, "num_gpus": 1.0}
+    assert config.placement.view.model_dump() == {"replicas": 7, "num_cpus": 0.5, "num_gpus": 1.0, "resources": {}}
 
 
 def test_the_users_own_words_about_a_removed_view_are_not_dropped(tmp_path: Path) -> None:
