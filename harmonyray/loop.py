@@ -54,11 +54,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     ledger = take_ledger(step, judgements)
                     row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
                     row |= collected_metrics(got, p.asks, p.schedule.per_step)
-                    try:
-                        report, learn_s = (None, 0.0) if learning is None else learning.result()
-                    except RolloutsLostError:  # fetched before anything is learned from them
-                        finished = step - 1
-                        raise
+                    report, learn_s = (None, 0.0) if learning is None else learning.result()
                     row |= {} if report is None else _named("train", report.metrics)
                 clock.move("learn", "grade", clock.seconds["time/learn_s"] - learn_s)
                 if learning is not None and (coming is None or p.syncs_in_flight):
@@ -78,8 +74,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 return step
         return p.steps
     except RunError as e:
-        if finished is not None and finished > saved:
-            _save_the_last(p, finished, e)
+        _save_the_last(p, saved, step - 1 if isinstance(e, RolloutsLostError) else finished, e)
         raise
     finally:
         beside.shutdown(wait=False, cancel_futures=True)
@@ -107,12 +102,15 @@ def _evaluate(p: Parts, step: int, clock: Clock, row: dict[str, Any]) -> RunErro
     return None
 
 
-def _save_the_last(p: Parts, step: int, error: RunError) -> None:
-    """What was learned until `step` is kept, if the learner still has it."""
+def _save_the_last(p: Parts, saved: int, finished: int | None, error: RunError) -> None:
+    """What was learned until the step that is `finished` is kept, if the learner still has it and only that. (Rollouts that are
+    lost never got as far as the learner.)"""
+    if finished is None or finished <= saved:
+        return
     try:
-        p.save(step)
+        p.save(finished)
     except RunError as e:
-        error.add_note(f"step {step} could not be saved: {e}")
+        error.add_note(f"step {finished} could not be saved: {e}")
 
 
 def _named(prefix: str, metrics: Any) -> dict[str, float]:

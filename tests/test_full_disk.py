@@ -19,7 +19,7 @@ STEPS = ("steps=4", "checkpoint.every=2")
 
 
 class FillingUp(Reporter):
-    """Puts /dev/full in the place of metrics.jsonl after step `at`, which is being recorded just then, and keeps what was there."""
+    """Puts /dev/full in the place of metrics.jsonl after step `at`, which is just being recorded; keeps what was there."""
 
     def __init__(self, run_dir: Path, at: int) -> None:
         super().__init__(quiet=True)

@@ -43,7 +43,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_eight_views_vote_and_are_trained(eight: Path) -> None:
     steps = rows(eight)
     assert [row["step"] for row in steps] == [1, 2]
-    assert {key.split("/")[1] for key in steps[0] if key.startswith("rollout/")} == set(VIEWS)
+    assert {key.split("/")[1] for key in steps[0] if key.startswith("rollout/") and key.count("/") == 2} == set(VIEWS)
     assert all(row["consensus/coverage"] > 0 and row["train/skipped"] == 0 for row in steps)
     # 4 samples of 8 views and 2 drafts of the staged one, for each labelled problem
     assert {row["train/num_rows"] % 34 for row in steps} == {0}
@@ -175,8 +175,8 @@ def test_what_is_held_out_does_not_depend_on_what_fits() -> None:
     problems, _ = build.load_problems(config)
 
     class Counts:
-        def count_tokens(self, prompts: Any) -> dict[str, list[int]]:
-            return {view: [9 if int(p.problem_id[-1]) % 2 else 5 for p in asked] for view, asked in prompts.items()}
+        def count_tokens(self, views: Any, problems: Any) -> dict[str, list[int]]:
+            return {view.name: [9 if int(p.id[-1]) % 2 else 5 for p in problems] for view in views}
 
     whole = build.split_parts(config, problems)
     parts, skipped = build.fitting_parts(config, problems, build.make_views(config), Counts())

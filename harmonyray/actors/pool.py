@@ -48,7 +48,8 @@ class ActorPool:
         options["max_concurrency"] = calls
         if calls > 1:
             options["concurrency_groups"] = {SAMPLING: calls}
-        handle = ray.remote(**options)(cls).remote(*args)
+        remote: Any = ray.remote  # its own types do not know concurrency groups
+        handle = remote(**options)(cls).remote(*args)
         self._handles.append((bundle, handle))
         return handle
 
