@@ -27,7 +27,7 @@ def tiny_weights() -> dict[str, torch.Tensor]:
 
 
 class SyntheticEngine(LoadsWeights):
-    """Every response has `response_tokens` tokens, a text of about as many words, and one of three answers at its end."""
+    """Every response has `response_tokens` tokens, three sections of together about as many words, and one of three answers."""
 
     class Options(PluginOptions):
         response_tokens: PositiveInt = 64
@@ -53,7 +53,8 @@ class SyntheticEngine(LoadsWeights):
     def _rollout(self, prompt: Prompt, seed: int) -> Rollout:
         length = self.options.response_tokens
         draw = random.Random(seed)
-        text = " ".join(draw.choices(WORDS, k=length)) + f" \\boxed{{{draw.choices((1, 2, 3), (6, 2, 1))[0]}}}"
+        words, answer = " ".join(draw.choices(WORDS, k=length // 3)), draw.choices((1, 2, 3), (6, 2, 1))[0]
+        text = f"STRATEGY: {words}\nREWRITTEN PROBLEM: {words}\nSOLUTION: {words} \\boxed{{{answer}}}"
         tokens = np.full(length, seed % 30, dtype=np.int64)
         logprobs = np.full(length, -1.0, dtype=np.float32)
         return Rollout(prompt, np.arange(8), tokens, logprobs, text, "stop", self.policy_version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from harmonyray.errors import RolloutsLostError
 from harmonyray.protocols import Ask, Grader, Sampler, Seeds
@@ -26,25 +26,17 @@ def collect(
     """
     for losses in range(1, MAX_LOSSES + 1):
         try:
-            return _collect(sampler, grader, asks, problems, policy_version, seed_parts)
+            return _collect(iter(sampler.sample(asks, problems, policy_version, seed_parts)), grader, problems)
         except RolloutsLostError:  # sampled again they are the same: the seeds are
             if losses == MAX_LOSSES:
                 raise
     raise AssertionError("unreachable")
 
 
-def _collect(
-    sampler: Sampler,
-    grader: Grader,
-    asks: Sequence[Ask],
-    problems: Sequence[Problem],
-    policy_version: int | None,
-    seed_parts: Seeds,
-) -> Collected:
+def _collect(stream: Iterator[ProblemRollouts | FailedAttempt], grader: Grader, problems: Sequence[Problem]) -> Collected:
     whole: list[ProblemRollouts] = []
     failed: list[FailedAttempt] = []
     generate_s = 0.0
-    stream = iter(sampler.sample(asks, problems, policy_version, seed_parts))
 
     def arriving() -> Iterator[ProblemRollouts]:
         nonlocal generate_s
@@ -61,7 +53,11 @@ def _collect(
                 yield item
 
     begun = time.perf_counter()
-    groups = grader.group(arriving())
+    try:
+        groups = grader.group(arriving())
+    finally:
+        if isinstance(stream, Generator):  # after an error: what is still being sampled is not waited for any more
+            stream.close()
     grade_s = time.perf_counter() - begun - generate_s
     place = {problem.id: i for i, problem in enumerate(problems)}
     order = sorted(range(len(whole)), key=lambda k: place[whole[k].problem.id])
