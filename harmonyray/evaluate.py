@@ -84,6 +84,7 @@ class Evaluator:
     ) -> None:
         self.parts = {name: [p for p in problems if p.id in gold] for name, problems in parts.items()}
         self.gold, self.views, self.sampler, self.grader, self.settings = gold, list(views), sampler, grader, settings
+        self._failure = "none"  # of sampling, the last
 
     def evaluate(self, policy_version: int) -> dict[str, float]:
         """For every part with problems, here `eval`: `eval/{view}/avg_at_k`, `pass_at_k`, `pass_at_{j}`, `majority_at_k`,
@@ -119,7 +120,9 @@ class Evaluator:
                 whole += answered
                 scored += [values] if answered else []
             if problems and not whole:
-                raise RunError(f"none of the {len(problems)} problems of '{part}' could be sampled: see the engines' logs")
+                raise RunError(
+                    f"none of the {len(problems)} problems of '{part}' could be sampled; the last failure: {self._failure}"
+                )
             if whole:
                 values = {name: np.concatenate([some[name] for some in scored]) for name in scored[0]}
                 out[part] = Scores(values, tuple(p.category for p in whole), len(problems) - len(whole))
@@ -183,6 +186,8 @@ class Evaluator:
         sampling = [replace(s, temperature=0, top_p=1.0) for s in settings.sampling] if greedy else settings.sampling
         asks = [Ask(view, num_samples, s) for view, s in zip(self.views, sampling, strict=True)]
         got = collect(self.sampler, self.grader, asks, problems, policy_version, (settings.seed, "eval"))
+        if got.failed:
+            self._failure = f"problem {got.failed[-1].problem_id!r}, view {got.failed[-1].view!r}: {got.failed[-1].reason}"
         return Graded(part, greedy, got.rollouts, got.groups, self._right(got.groups))
 
     def _right(self, groups: Sequence[AnswerGroup]) -> list[BoolArray]:
