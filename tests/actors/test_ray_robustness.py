@@ -277,7 +277,7 @@ def test_an_evaluation_of_which_nothing_can_be_sampled_is_an_error(local_ray: No
         metrics = evaluator.evaluate(0)
         assert (metrics["eval/num_problems"], metrics["eval/num_failed"]) == (8, 8)
         monkeypatch.setattr(runtime, "sample", none)
-        with pytest.raises(RunError, match="none of the 16 problems of 'eval' could be sampled; .*view 'solver': no memory"):
+        with pytest.raises(RunError, match=r"none of the 16 problems of 'eval' could be sampled; .*view 'solver': no memory"):
             evaluator.evaluate(0)
 
 
