@@ -20,6 +20,7 @@ class Replica:
     started: Any
     dead: bool = False
     version: int | None = None  # the policy version that it has acknowledged
+    behind: bool = False  # started again, and still without the learner's weights
 
     @property
     def trained(self) -> bool:

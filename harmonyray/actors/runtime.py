@@ -198,24 +198,23 @@ class RayRuntime:
                 raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {_short(e)}") from e
             return 0
         for replica in replicas:
-            replica.version = self.policy_version
+            replica.version, replica.behind = self.policy_version, False
         return num_bytes
 
     def _may_be_asked(self, replica: Replica) -> bool:
         """Not one that is being replaced, nor one without the learner's weights."""
-        return not replica.dead and (replica.version is not None or not replica.trained or self.learner is None)
+        return not replica.dead and not replica.behind
 
     def _revive_one(self, replica: Replica, handle: Any) -> None:
-        """Replaces the replica whose actor `handle` is dead or hangs, and brings it to the learner's version; the others go on
-        with what they are doing."""
+        """Replaces the replica whose actor `handle` is dead or hangs (None: if it is known to be), and brings it to the learner's
+        version; the others go on with what they are doing."""
         with self._changing:
             if replica.handle is handle:  # else a broadcast has met and replaced it already
                 replica.dead = True
-            while replica.dead or (replica.trained and replica.version is None):
+            while replica.dead or replica.behind:
                 self._start_again([r for r in self.replicas if r.dead])
-                if self.learner is None or not replica.trained:
-                    return
-                self._broadcast([replica])
+                if replica.behind:
+                    self._broadcast([replica])
 
     def _start_again(self, dead: Sequence[Replica]) -> None:
         """New actors in the seats of the dead, all at once, until every seat has one that is built."""
@@ -224,6 +223,7 @@ class RayRuntime:
                 spec = self.engine_specs[r.group.name]
                 r.handle = self.pool.replace(r.name, r.handle, EngineWorker, r.bundle, r.num_gpus, spec, calls=CALLS)
                 r.started, r.version = r.handle.start.remote(), None
+                r.behind = r.trained and self.learner is not None
             for r in dead:
                 try:
                     self.pool.get(r.started, name=r.name)

@@ -65,7 +65,7 @@ class Sampling:
         tally: Tally,
         policy_version: int | None,
         timeout_s: float,
-        revive: Callable[[Replica, Any], None],
+        revive: Callable[[Replica, Any | None], None],
         ready: Callable[[Replica], bool],
     ) -> None:
         self.pool, self.replicas, self.tally, self.timeout_s = pool, replicas, tally, timeout_s
@@ -73,7 +73,7 @@ class Sampling:
         self.policy_version = policy_version
         self.streams: list[Stream] = []
         self.heard: dict[Any, float] = {}  # when each actor last sent something, in whichever of its streams
-        self.reviving: dict[Future[None], list[Place]] = {}  # and what each owed
+        self.reviving: dict[Future[None], tuple[Replica, list[Place]]] = {}  # who is brought back, and what it owed
 
     def run(self) -> Iterator[ProblemRollouts | FailedAttempt]:
         """Asks for everything at once, and yields whole problems and failed attempts as they come.
@@ -90,7 +90,7 @@ class Sampling:
 
     def _run(self, beside: ThreadPoolExecutor) -> Iterator[ProblemRollouts | FailedAttempt]:
         tick_s = max(0.05, min(1.0, self.timeout_s / 10))
-        waiting = self._deal(self.tally.places(), self.policy_version)
+        waiting = self._deal(self.tally.places(), self.policy_version, beside)
         while self.streams or self.reviving or waiting:
             self.pool.check_open()
             lost: list[Stream] = []
@@ -101,12 +101,12 @@ class Sampling:
             for stream in lost:
                 self.streams.remove(stream)
                 owed = [stream.places[w] for w in sorted(stream.open)]
-                self.reviving[beside.submit(self.revive, stream.replica, stream.handle)] = owed
+                self.reviving[beside.submit(self.revive, stream.replica, stream.handle)] = stream.replica, owed
             for done in [future for future in self.reviving if future.done()]:
                 done.result()
-                waiting += self.reviving.pop(done)
+                waiting += self.reviving.pop(done)[1]
             # Whoever is asked again has the weights that there are now; what it owes belongs to no version in particular.
-            waiting = self._deal([place for place in waiting if not self.tally.left_out(place)], None)
+            waiting = self._deal([place for place in waiting if not self.tally.left_out(place)], None, beside)
 
     def _arrived(self, tick_s: float) -> list[Stream]:
         """The streams that have an item; waits a little for one."""
@@ -116,13 +116,15 @@ class Sampling:
         ready, _ = ray.wait([s.generator for s in self.streams], num_returns=1, timeout=tick_s, fetch_local=False)
         return [s for s in self.streams if s.generator in ready]
 
-    def _deal(self, places: Iterable[Place], policy_version: int | None) -> list[Place]:
-        """Asks the replicas for these places; returns those whose replica cannot be asked now."""
+    def _deal(self, places: Iterable[Place], policy_version: int | None, beside: ThreadPoolExecutor) -> list[Place]:
+        """Asks the replicas for these places; returns those whose replica cannot be asked now, and has it brought back."""
         waiting = []
         for replica, own in dealt(self.tally, places, self.replicas):
             handle = replica.handle
             if not self.ready(replica):
                 waiting += own
+                if all(replica is not other for other, _ in self.reviving.values()):
+                    self.reviving[beside.submit(self.revive, replica, None)] = replica, []
                 continue
             version = policy_version if replica.trained else UNTRAINED
             wants, number = [self.tally.want(place) for place in own], next(self.numbers)
