@@ -74,8 +74,13 @@ class Reporter:
             self.progress.start()
 
     def step(self, row: Mapping[str, float]) -> None:
-        """One finished step: moves the bar; warns once about a view without answers."""
+        """One finished step: moves the bar; tells of actors that were replaced, and once of a view without answers."""
         self._set_accuracy(row)
+        if row["runtime/restarts"]:
+            self.err.print(
+                f"step {row['step']}: {row['runtime/restarts']:.0f} actor(s) died or hung and were started again "
+                f"(runtime.max_restarts = {self.config.runtime.max_restarts} in a run)"
+            )
         for view in self.config.views:
             if row[f"rollout/{view}/answered"] == 0 and view not in self.silent_views:
                 self.silent_views.add(view)

@@ -36,6 +36,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     clock.move("generate", "grade", got.grade_s)
                 coming = None
                 if len(got.groups) < p.min_complete_share * p.schedule.per_step:
+                    p.tracker.log_failed(step, got.failed)
                     raise _too_little(p, step, got)
                 # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
                 if p.lag and not (p.saves(step) or p.evaluates(step)):

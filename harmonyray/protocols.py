@@ -248,3 +248,7 @@ class Tracker(Protocol):
     def log_step(
         self, step: int, row: Mapping[str, float], collected: Collected, judgements: Sequence[Judgement], ledger: Any = None
     ) -> None: ...
+
+    def log_failed(self, step: int, failed: Sequence[FailedAttempt]) -> None:
+        """Only the failed attempts of a step of which nothing is learned."""
+        ...

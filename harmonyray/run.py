@@ -51,9 +51,10 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
                 raise KeyboardInterrupt
             summary = _summary(start.run_dir, mlflow.run_id, last, before, time.perf_counter() - begun)
             write_text(start.run_dir / "summary.json", json.dumps(summary))
-            table = reporter.finish(config, summary, read_metrics(start.run_dir), uri)
-            write_text(start.run_dir / "summary.txt", table)
-            status = "FINISHED"
+            closing = (config, summary, read_metrics(start.run_dir), uri)
+            write_text(start.run_dir / "summary.txt", Reporter(quiet=True).finish(*closing))
+            status = "FINISHED"  # whatever becomes of the printing: nobody may be reading
+            reporter.finish(*closing)
             return summary
         except KeyboardInterrupt:
             status = "KILLED"

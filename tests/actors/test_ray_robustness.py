@@ -254,6 +254,7 @@ def test_a_run_that_cannot_begin_its_first_step_saves_nothing(
     assert train_cli(tmp_path / "run") == 1
     assert "Nothing was learned yet" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists() or not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert len((tmp_path / "run" / "failed.jsonl").read_text().splitlines()) == 8
 
 
 def test_an_evaluation_of_which_nothing_can_be_sampled_is_an_error(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
