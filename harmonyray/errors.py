@@ -55,6 +55,10 @@ class AlteredWeightsError(RunError):
     """An engine that holds other weights, or another policy version, than the learner sent."""
 
 
+class BrokenEngineError(RunError):
+    """An engine that failed in the middle of generating, and has to be started again."""
+
+
 class RolloutsLostError(RunError):
     """Rollouts that are gone with the node that kept them."""
 

@@ -18,7 +18,7 @@ import ray
 from harmonyray.actors.specs import SAMPLING, GroupSpec, PartSpec
 from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
-from harmonyray.errors import WeightSyncError
+from harmonyray.errors import BrokenEngineError, WeightSyncError
 from harmonyray.protocols import Sleeps, View
 from harmonyray.rollouts import Want, figures, serve
 from harmonyray.types import (
@@ -115,7 +115,7 @@ def _end_if_broken(error: Exception) -> None:
 
     from harmonyray.engines.hf import out_of_memory
 
-    if out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+    if out_of_memory(error) or isinstance(error, (torch.AcceleratorError, BrokenEngineError)):
         print(f"the engine ends: {error}", file=sys.stderr, flush=True)
         os._exit(1)
 

@@ -25,8 +25,9 @@ from harmonyray.engines.vllm_join import VllmReceivesWeights
 from harmonyray.engines.vllm_requests import Group, Stream, VllmRequests
 from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, check_gpus, start_engine
 from harmonyray.engines.vllm_weights import check_complete
+from harmonyray.engines.weight_group import first_line
 from harmonyray.engines.weights import checksum
-from harmonyray.errors import ConfigError
+from harmonyray.errors import BrokenEngineError, ConfigError
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Failure, Prompt, Rollout, SampleRequest
 
@@ -160,7 +161,10 @@ class VllmEngine(VllmReceivesWeights):
                 raise EngineStateError(f"cannot go on generating: the engine is {self.state.name} now")
             stream.waiting.extend(asked)
             if not stream.ended:
-                self._requests.step(self.policy_version)
+                try:
+                    self._requests.step(self.policy_version)
+                except Exception as e:  # whatever vLLM raises there: what it holds of its requests is unknown
+                    raise BrokenEngineError(f"vLLM failed while it generated: {type(e).__name__}: {first_line(e)}") from e
             ended, stream.ended = stream.ended, []
             return ended, [] if timeout_s is None else self._requests.take_late(stream, timeout_s)
 
