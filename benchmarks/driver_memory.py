@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from reporting import give_out
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = 16  # in each of two views
@@ -109,13 +110,8 @@ def main() -> None:
         for tokens in args.tokens:
             rows.append(measure(num_rollouts, tokens))
             print(f"{rows[-1]['rollouts']:,} rollouts of {tokens} tokens: {rows[-1]['peak_mb']:.0f} MB", flush=True)
-    print(table(rows))
-    machine = {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "driver_memory.json").write_text(json.dumps({"machine": machine, "results": rows}, indent=1) + "\n")
-        (args.out / "driver_memory.md").write_text(table(rows) + "\n")
-    print(json.dumps({f"{r['rollouts']} x {r['response_tokens']}": round(r["peak_mb"], 1) for r in rows}))
+    brief = {f"{r['rollouts']} x {r['response_tokens']}": round(r["peak_mb"], 1) for r in rows}
+    give_out(args.out, "driver_memory", table(rows), brief, results=rows)
 
 
 if __name__ == "__main__":

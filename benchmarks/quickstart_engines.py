@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from reporting import give_out
 
 VLLM = ["rollout.engine.type=vllm"]
 LOSS = ["loss.type=truncated_is"]
@@ -94,12 +94,8 @@ def main() -> None:
             for name in args.runs:
                 results.append(run_one(name, seed, Path(folder)))
                 print(f"{name}, seed {seed}: {results[-1]['solver']:.3f}, {results[-1]['step_s']:.2f} s a step", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    machine = {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    (args.out / "quickstart_engines.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-    (args.out / "quickstart_engines.md").write_text(table(results) + "\n")
-    print(table(results))
-    print(json.dumps({f"{r['run']}, {r['seed']}": r["solver"] for r in results}))
+    brief = {f"{r['run']}, {r['seed']}": r["solver"] for r in results}
+    give_out(args.out, "quickstart_engines", table(results), brief, results=results)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from reporting import give_out
 
 VIEWS = ["solver", "reframer", "shifted", "count_up", "split", "shift", "staged", "cooler"]
 """Those of configs/quickstart-views.yaml, in the order in which they join: the first K are a run's views."""
@@ -93,15 +93,10 @@ def main() -> None:
             for name in args.runs:
                 results.append(run_one(name, seed, Path(folder)))
                 print(f"{name}, seed {seed}: {results[-1]['before']:.3f} -> {results[-1]['after']:.3f}", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    machine = {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     same = same_figures(results)
-    report = {"machine": machine, "shared_equals_apart": same, "results": results}
-    (args.out / "quickstart_views.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / "quickstart_views.md").write_text(table(results) + "\n")
-    print(table(results))
     print(f"final evaluation of two views the same, shared and apart, by seed: {same}")
-    print(json.dumps({f"{r['run']}, {r['seed']}": r["after"] for r in results}))
+    brief = {f"{r['run']}, {r['seed']}": r["after"] for r in results}
+    give_out(args.out, "quickstart_views", table(results), brief, shared_equals_apart=same, results=results)
 
 
 if __name__ == "__main__":

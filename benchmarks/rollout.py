@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from reporting import give_out
 
 from harmonyray.engines.paths import model_path
 from harmonyray.types import Failure, Prompt, SampleRequest, Sampling
@@ -244,14 +245,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    machine = {
-        "cpu": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers")},
-    }
-    asked = {key: getattr(args, key) for key in ("samples", "max_tokens", "rounds")}
+    asked = {key: getattr(args, key) for key in ("samples", "max_tokens", "rounds")} | {"threads": torch.get_num_threads()}
+    asked |= {name: version(name) for name in ("torch", "transformers")}
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: model_path(name) if name == "quickstart" else make_model(name, Path(folder)) for name in args.models}
         sizes = {name: num_parameters(path) for name, path in paths.items()}  # before vLLM changes transformers' classes
@@ -261,12 +256,9 @@ def main() -> None:
                 opened = {"hf": hf_contenders, "vllm": vllm_contenders}[engine](path, prompts(PROMPTS[name]), args)
                 with opened as contenders:
                     rows += summary(name, sizes[name], race(contenders, args.rounds))
-                if args.out:
-                    args.out.mkdir(parents=True, exist_ok=True)
-                    report = {"machine": machine, **asked, "results": rows}
-                    (args.out / f"rollout_{engine}.json").write_text(json.dumps(report, indent=1) + "\n")
-                    (args.out / f"rollout_{engine}.md").write_text(table(rows) + "\n")
-            print(table(rows), flush=True)
+                brief = {f"{r['model']}, {r['call']}": round(r["engine_by_cpu_s"], 3) for r in rows}
+                give_out(args.out, f"rollout_{engine}", table(rows), brief, **asked, results=rows)
+    sys.stdout.flush()
     os._exit(0)  # vLLM's own ending takes seconds for each engine
 
 

@@ -9,15 +9,14 @@ between steps (recording, checkpoints) counts; the first two steps and those wit
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from reporting import give_out
 
 from harmonyray.config import load_config
 from harmonyray.console import Reporter
@@ -84,13 +83,7 @@ def main() -> None:
     for name in args.runs:
         results.append(measure(name, args.steps))
         print(f"{name}: {results[-1]['share']:.1%} of {results[-1]['wall']:.3f} s", flush=True)
-    print(table(results))
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        machine = {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-        (args.out / "step.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-        (args.out / "step.md").write_text(table(results) + "\n")
-    print(json.dumps({r["run"]: round(r["share"], 4) for r in results}))
+    give_out(args.out, "step", table(results), {r["run"]: round(r["share"], 4) for r in results}, results=results)
 
 
 if __name__ == "__main__":

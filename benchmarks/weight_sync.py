@@ -13,9 +13,6 @@ is left out with a word.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +26,7 @@ import psutil
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from reporting import give_out
 
 from harmonyray.engines import weight_group
 from harmonyray.engines.hf_weights import ReceivesWeights
@@ -206,14 +204,8 @@ def main() -> None:
             if (result := measure(size, num, args.rounds)) is not None:
                 results.append(result)
                 print(table(results[-1:]).splitlines()[-1], flush=True)
-    machine = {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__}
-    report = {"machine": machine, "load_average": os.getloadavg(), "results": results}
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "weight_sync.json").write_text(json.dumps(report, indent=1) + "\n")
-        (args.out / "weight_sync.md").write_text(table(results) + "\n")
-    print(table(results))
-    print(json.dumps({f"{r['size']}, {r['engines']}": round(r["ratio"], 3) for r in results}))
+    brief = {f"{r['size']}, {r['engines']}": round(r["ratio"], 3) for r in results}
+    give_out(args.out, "weight_sync", table(results), brief, torch=torch.__version__, results=results)
 
 
 if __name__ == "__main__":

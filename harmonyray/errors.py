@@ -69,3 +69,8 @@ class CheckpointError(RunError):
 
 class GraderError(RunError):
     """The answer workers cannot be kept alive."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message cut to its first line, for use within another; its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,7 @@ from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.sync import WeightSync
 from harmonyray.actors.workers import EngineWorker, LearnerWorker
 from harmonyray.config import Config
-from harmonyray.errors import RunError, WeightSyncError
+from harmonyray.errors import RunError, WeightSyncError, first_line
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
 from harmonyray.rollouts import Tally
 from harmonyray.types import FailedAttempt, GroupRows, Problem, ProblemRollouts, UpdateReport
@@ -80,7 +80,9 @@ class RayRuntime:
             try:
                 self.pool.get(ref)
             except DEATHS as e:
-                raise RunError(f"{name} died while it was starting: {_short(e)}; check memory with `harmonyray doctor`") from e
+                raise RunError(
+                    f"{name} died while it was starting: {first_line(e)}; check memory with `harmonyray doctor`"
+                ) from e
         if self.learner is not None:
             self.weight_sync = WeightSync(self.pool, self.learner, self.sync_config)
 
@@ -189,13 +191,12 @@ class RayRuntime:
         try:
             num_bytes = self.weight_sync.broadcast(replicas, self.policy_version)
         except (*DEATHS, WeightSyncError) as e:
-            self.weight_sync.forget()
             hung = self.weight_sync.hung()
             for replica in replicas:
                 replica.dead = replica.dead or replica.name in hung
             if not self._find_dead():
                 self._learn("policy_version")
-                raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {_short(e)}") from e
+                raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {first_line(e)}") from e
             return 0
         for replica in replicas:
             replica.version, replica.behind = self.policy_version, False
@@ -248,7 +249,3 @@ class RayRuntime:
             raise RunError(
                 f"the learner died during {method!r}: look at memory (`harmonyray doctor`), then continue with --resume"
             ) from e
-
-
-def _short(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

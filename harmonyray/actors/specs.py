@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.registry import PluginOptions, resolve
-
-__all__ = ["GroupSpec", "PartSpec"]
 
 SAMPLING = "sampling"  # an engine actor's calls that take long, apart from those that must not wait for them
 

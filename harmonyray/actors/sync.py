@@ -9,9 +9,9 @@ import ray
 
 from harmonyray.actors.pool import ActorPool
 from harmonyray.actors.replicas import Replica
-from harmonyray.actors.specs import GroupSpec
 from harmonyray.actors.transports import WeightEnd, plan_groups
 from harmonyray.config import SyncConfig
+from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.errors import AlteredWeightsError, WeightSyncError
 
 HUNG_S = 2.0  # beyond the limits of a broadcast, which everybody keeps that is not stuck
@@ -31,10 +31,6 @@ class WeightSync:
         self._group_of: dict[str, int] = {}  # the present groups' numbers in their order
         self._changes_at_once: set[str] = set()  # the replicas whose transport loads while it receives
 
-    def forget(self) -> None:
-        """The next broadcast makes new groups: a present one has lost a member or is out of step."""
-        self._joined = []
-
     def hung(self) -> set[str]:
         """After a failure: the replicas that did not come back from what they were last asked, though their time is over, and
         those that may hold some old and some new weights."""
@@ -50,18 +46,15 @@ class WeightSync:
         time again; AlteredWeightsError if one acknowledges another policy version or checksum than what was sent.
         """
         engines = [r.handle for r in replicas]
-        self._asked = {}
-        try:
-            if self._joined != engines:
-                self._join(replicas)
-            acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
-            self._asked = {r.name: ack for r, ack in zip(replicas, acks, strict=True)}
-            sending = self.learner.send.remote(self.weight_specs, self._bucket_bytes)
-            version, num_bytes, checksums = self.pool.get(sending, "the learner")
-            self._check_loaded(replicas, acks)
-        except BaseException:
-            self.forget()
-            raise
+        joined, self._joined, self._asked = self._joined, [], {}  # unless it ends well, the next one makes new groups
+        if joined != engines:
+            self._join(replicas)
+        acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
+        self._asked = {r.name: ack for r, ack in zip(replicas, acks, strict=True)}
+        sending = self.learner.send.remote(self.weight_specs, self._bucket_bytes)
+        version, num_bytes, checksums = self.pool.get(sending, "the learner")
+        self._check_loaded(replicas, acks)
+        self._joined = engines
         for replica, held in zip(replicas, self.pool.get(acks), strict=True):
             sent = checksums[self._group_of[replica.name]]
             if held != (version, sent):
@@ -89,7 +82,6 @@ class WeightSync:
             self._changes_at_once |= set(group.first_ranks) if group.transport in ("vllm_nccl", "ipc") else set()
             self._asked |= {engine: by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()}
         self.pool.get([self.learner.join.remote(specs), *self._asked.values()])
-        self._joined = [r.handle for r in replicas]
 
     def _check_loaded(self, replicas: Sequence[Replica], acks: Sequence[Any]) -> None:
         """Every engine has every byte: now each loads them."""

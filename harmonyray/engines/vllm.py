@@ -17,17 +17,16 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from harmonyray.engines.groups import in_order, refused_request, sound_group, too_late
+from harmonyray.engines.hf_weights import check_same
 from harmonyray.engines.loading import load_tokenizer, weight_shapes
-from harmonyray.engines.prompts import PromptTokens, refuse_stale, response_text
+from harmonyray.engines.prompts import PromptTokens, end_tokens, refuse_stale, response_text
 from harmonyray.engines.states import ASLEEP, CLOSED, PAUSED, SERVING, EngineState, EngineStateError
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.vllm_join import VllmReceivesWeights
 from harmonyray.engines.vllm_requests import Group, Stream, VllmRequests
 from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, check_gpus, start_engine
-from harmonyray.engines.vllm_weights import check_complete
-from harmonyray.engines.weight_group import first_line
-from harmonyray.engines.weights import checksum
-from harmonyray.errors import BrokenEngineError, ConfigError
+from harmonyray.engines.weights import checksum, specs
+from harmonyray.errors import BrokenEngineError, ConfigError, first_line
 from harmonyray.registry import PluginOptions
 from harmonyray.types import Failure, Prompt, Rollout, SampleRequest
 
@@ -80,11 +79,8 @@ class VllmEngine(VllmReceivesWeights):
         self._end = weakref.finalize(self, self.engine.engine_core.shutdown)
         self.policy_version = 0
         self.state = EngineState()
-        settings = self.engine.model_config
-        configured = (settings.try_get_generation_config() or {}).get("eos_token_id")
-        stop = {self.tokenizer.eos_token_id}
-        stop.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
-        self.stop_ids = sorted(stop)
+        configured = self.engine.model_config.try_get_generation_config() or {}
+        self.stop_ids = end_tokens(self.tokenizer, configured.get("eos_token_id"))
         self.lock = Turns()
         self._requests = VllmRequests(self.engine, options.max_num_seqs, self.stop_ids)
 
@@ -193,7 +189,7 @@ class VllmEngine(VllmReceivesWeights):
         Raises KeyError for names that the model does not have or that are missing, ValueError for another shape or dtype, both
         before anything is changed; WeightSyncError if a check fails, after which the engine cannot be used.
         """
-        check_complete(weights, self.shapes)
+        check_same(specs(weights), specs(self.shapes))
         own_order = {name: weights[name] for name in self.shapes}
         with self.lock, self.state.updating():
             unread = self.engine.collective_rpc("replace_weights", args=(own_order,))[0]

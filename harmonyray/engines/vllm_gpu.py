@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from harmonyray.engines.roll_call import POLL_S, GroupSpec, RollCall
-from harmonyray.engines.weight_group import first_line, missing, not_taken
+from harmonyray.engines.weight_group import missing, not_taken, said
 from harmonyray.engines.weights import Bucket, TensorSpec, checksum
 from harmonyray.errors import WeightSyncError
 
@@ -35,7 +35,7 @@ def open_roll(spec: GroupSpec, rank: int, store: Any = None) -> RollCall:
         roll = RollCall(spec, rank, dist.PrefixStore(spec.name, root))
         roll.announce()
     except RuntimeError as e:
-        raise WeightSyncError(f"{spec.who(rank)} could not join: {missing(spec, None)} ({first_line(e)})") from e
+        raise WeightSyncError(f"{spec.who(rank)} could not join: {missing(spec, None)} ({said(e)})") from e
     return roll
 
 
@@ -147,7 +147,7 @@ class VllmSender:
         except (RuntimeError, WeightSyncError) as e:
             if self.engine is not None:
                 self.engine.shutdown()
-            raise WeightSyncError(not_taken(self.roll, plan, self.roll.failed() or first_line(e))) from e
+            raise WeightSyncError(not_taken(self.roll, plan, self.roll.failed() or said(e))) from e
         return sum(s.num_bytes for s in specs), checksum({s.name: weights[s.name] for s in specs})
 
     def _open(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> Any:

@@ -15,7 +15,7 @@ from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.states import UPDATING, EngineState
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.vllm_gpu import Relay, nccl_init_info, open_roll
-from harmonyray.engines.weight_group import first_line
+from harmonyray.engines.weight_group import said
 from harmonyray.engines.weights import TensorSpec, specs
 from harmonyray.errors import RunError, WeightSyncError
 
@@ -64,7 +64,7 @@ class VllmReceivesWeights:
             check_same(sent, specs(self.shapes))
         except (KeyError, ValueError) as e:
             with self._apart():
-                self._ask("refuse_weights", why=first_line(e))
+                self._ask("refuse_weights", why=said(e))
             raise
         beside = self._group.backend == "gloo"  # vLLM's own transports load while they receive
         with ExitStack() as held:
@@ -91,7 +91,7 @@ class VllmReceivesWeights:
                 self._try("update_weights", update_info=update_info)
         except WeightSyncError as e:
             if self._relay is not None:
-                self._relay.roll.give_up(first_line(e))
+                self._relay.roll.give_up(said(e))
             if self._group.backend == "gloo":
                 self._ask("finish_weight_update")
             raise
@@ -140,7 +140,7 @@ class VllmReceivesWeights:
             try:
                 port = int(self._relay.roll.store.get("nccl-port"))
             except RuntimeError as e:
-                raise WeightSyncError(f"{self._group.who(self._rank)}: the learner named no port: {first_line(e)}") from e
+                raise WeightSyncError(f"{self._group.who(self._rank)}: the learner named no port: {said(e)}") from e
             self._meet(nccl_init_info(self._group, self._rank, port, bucket_bytes) | {"group": asdict(self._group)})
 
     def _update_infos(self, sent: Sequence[TensorSpec], bucket_bytes: int) -> Iterator[dict[str, Any]]:
@@ -166,7 +166,7 @@ class VllmReceivesWeights:
         try:
             answers: list[Any] = self.engine.collective_rpc(method, limit, kwargs=kwargs)
         except (RuntimeError, TimeoutError) as e:  # what a worker in another process raises arrives as a RuntimeError
-            raise WeightSyncError(f"vLLM's workers failed in {method}: {first_line(e)}") from e
+            raise WeightSyncError(f"vLLM's workers failed in {method}: {said(e)}") from e
         return answers
 
 

@@ -18,23 +18,6 @@ from harmonyray.errors import WeightSyncError
 NUM_PROBES = 16  # input columns at which a layer that keeps its weights packed is read back, for every output
 
 
-def check_complete(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Raises KeyError for names that the model does not have or that are missing, ValueError for another shape or dtype.
-
-    All of them have to be there: vLLM fuses tensors, and half of a fused layer would be left uninitialised.
-    """
-    unknown = [name for name in weights if name not in expected]
-    if unknown:
-        raise KeyError(f"weights for tensors that the engine's model does not have: {unknown[:3]} ({len(unknown)} in all)")
-    missing = [name for name in expected if name not in weights]
-    if missing:
-        raise KeyError(f"vLLM loads all weights or none, and these are missing: {missing[:3]} ({len(missing)} in all)")
-    for name, want in expected.items():
-        got = weights[name]
-        if (got.shape, got.dtype) != (want.shape, want.dtype):
-            raise ValueError(f"tensor {name!r} is {got.dtype} {tuple(got.shape)}, expected {want.dtype} {tuple(want.shape)}")
-
-
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What is kept of a tensor that was sent, to tell whether a layer holds it: not the tensor, which may be on its way out."""

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from harmonyray.engines.roll_call import POLL_S, GroupSpec, RollCall
 from harmonyray.engines.weights import Bucket, TensorSpec, combine, digest, pack, plan_buckets, unpack
-from harmonyray.errors import WeightSyncError
+from harmonyray.errors import WeightSyncError, first_line
 
 IN_FLIGHT = 4  # buckets under way at once, so that copies and checksums overlap with the network
 SLICE_S = 0.25  # how often one that waits looks whether another gave up
@@ -68,7 +68,7 @@ class WeightGroup:
         except RuntimeError as e:
             raise WeightSyncError(
                 f"{spec.who(rank)} could not join broadcast group {spec.name!r} of {spec.world_size} "
-                f"within {spec.timeout_s:g} s: {missing(spec, roll)} ({first_line(e)})"
+                f"within {spec.timeout_s:g} s: {missing(spec, roll)} ({said(e)})"
             ) from e
         self.roll = roll
 
@@ -92,7 +92,7 @@ class WeightGroup:
             self.roll.wait_for_all()
         except (RuntimeError, WeightSyncError) as e:
             self.close()
-            raise WeightSyncError(not_taken(self.roll, plan, self.roll.failed() or first_line(e))) from e
+            raise WeightSyncError(not_taken(self.roll, plan, self.roll.failed() or said(e))) from e
         return sum(s.num_bytes for s in specs), combine((s, digests[s.name]) for s in specs)
 
     def receive(
@@ -127,7 +127,7 @@ class WeightGroup:
     def refuse(self, why: Exception) -> None:
         """Takes part in no broadcast: tells the others, who are about to wait, why."""
         self.roll.begin()
-        self.roll.give_up(first_line(why))
+        self.roll.give_up(said(why))
 
     def close(self) -> None:
         """Leaves the group; its last reference must not be kept. Does not wait, though gloo does for what is under way."""
@@ -166,7 +166,7 @@ class WeightGroup:
 
     def _given_up(self, bucket: Bucket, index: int, error: Exception) -> WeightSyncError:
         """Tells the others that this rank did not get a bucket, and leaves the group."""
-        why = f"{describe(bucket, index)} did not arrive: {first_line(error)}"
+        why = f"{describe(bucket, index)} did not arrive: {said(error)}"
         with contextlib.suppress(RuntimeError):  # the learner, who hosts the store, may be what was lost
             self.roll.give_up(why)
         self.close()
@@ -197,9 +197,9 @@ def missing(spec: GroupSpec, roll: RollCall | None) -> str:
     return f"{', '.join(absent)} did not join" if absent else "every rank announced itself, but they could not connect"
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, without gloo's general advice."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" This is typically caused by")[0]
+def said(error: BaseException) -> str:
+    """What an error says in a line, without gloo's general advice."""
+    return first_line(error).partition(" This is typically caused by")[0]
 
 
 def _process_group(store: Any, rank: int, spec: GroupSpec, timeout: timedelta) -> Any:

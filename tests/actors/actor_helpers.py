@@ -112,7 +112,7 @@ def drive_new(config: Config) -> tuple[Record, dict[str, np.ndarray]]:
 
 def expire(runtime: Any) -> None:
     """The next sync broadcasts to every engine, in a new group."""
-    runtime.weight_sync.forget()
+    runtime.weight_sync._joined = []
     for replica in runtime.replicas:
         replica.version = None
 

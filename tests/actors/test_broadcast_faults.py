@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from harmonyray.actors.broadcast import WeightStore
-from harmonyray.actors.specs import GroupSpec
+from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.weight_group import WeightGroup
 from harmonyray.engines.weights import checksum, specs
 from harmonyray.errors import WeightSyncError

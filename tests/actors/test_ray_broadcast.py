@@ -18,7 +18,7 @@ from actor_helpers import assert_same_weights, engine_weights, expire, inside, l
 
 from harmonyray import build
 from harmonyray.actors.broadcast import WeightStore
-from harmonyray.actors.specs import GroupSpec
+from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.weight_group import WeightGroup
 from harmonyray.engines.weights import checksum, specs
 from harmonyray.errors import RunError, StaleWeightsError, WeightSyncError

