@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -26,11 +27,12 @@ class ActorPool:
         self.placement, self.config = placement, config
         self.restarts = 0
         self._closed = False
+        self._ending = threading.Lock()  # no actor is started while they are ended, nor after
         self._handles: list[tuple[int, Any]] = []  # each with its bundle
 
     def start(self, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
         """An actor of `cls` in a reserved seat, one thread pool of the configured size, which serves that many calls side by
-        side. Does not wait for it."""
+        side. Does not wait for it. Raises RunError if the run has ended."""
         env = {
             "OMP_NUM_THREADS": str(self.config.threads_per_actor),
             "OMP_WAIT_POLICY": "PASSIVE",
@@ -42,15 +44,20 @@ class ActorPool:
         }
         if num_gpus == 0:
             env["CUDA_VISIBLE_DEVICES"] = ""
-        seat = self.placement.seat(bundle)
         # The seat's CPUs are reserved by the bundle; the actor itself asks for none, so fractions never add up wrongly.
-        options = {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": seat, "runtime_env": {"env_vars": env}}
-        options["max_concurrency"] = calls
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "num_gpus": num_gpus,
+            "runtime_env": {"env_vars": env},
+            "max_concurrency": calls,
+        }
         if calls > 1:
             options["concurrency_groups"] = {SAMPLING: calls}
         remote: Any = ray.remote  # its own types do not know concurrency groups
-        handle = remote(**options)(cls).remote(*args)
-        self._handles.append((bundle, handle))
+        with self._ending:
+            self.check_open()
+            handle = remote(**options, scheduling_strategy=self.placement.seat(bundle))(cls).remote(*args)
+            self._handles.append((bundle, handle))
         return handle
 
     def replace(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
@@ -63,8 +70,9 @@ class ActorPool:
             )
         self.restarts += 1
         ray.kill(handle)
-        self._handles.remove((bundle, handle))
+        self._handles = [pair for pair in self._handles if pair[1] is not handle]
         if not self.placement.restore(bundle, self.config.start_timeout_s):
+            self.check_open()
             raise RunError(
                 f"{name} died with its node, and no other node had room within runtime.start_timeout_s = "
                 f"{self.config.start_timeout_s:g} s: add a node or lower `placement`, then continue with --resume"
@@ -110,9 +118,10 @@ class ActorPool:
 
     def close(self) -> None:
         """Ends every actor and frees the seats. Calling it twice is fine."""
-        self._closed = True
+        with self._ending:
+            self._closed = True
+            handles, self._handles = self._handles, []
         if ray.is_initialized():
-            for _, handle in self._handles:
+            for _, handle in handles:
                 ray.kill(handle)
             self.placement.remove()
-        self._handles = []

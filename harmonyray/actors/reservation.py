@@ -3,6 +3,7 @@ node that goes takes only its own seats with it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,11 +37,14 @@ class Reservation:
     def __init__(self, asked: Sequence[Amounts], strategy: str) -> None:
         self.asked, self.strategy = asked, strategy
         self.places: dict[int, Place] = {}
+        self._removed = False
+        self._taking = threading.Lock()  # held while places are entered or removed: one thread may claim, another remove
 
     def claim(self, numbers: Sequence[int], timeout_s: float) -> bool:
-        """Reserves these bundles as planned on what is free, all of them or none; plans anew until `timeout_s` have passed."""
+        """Reserves these bundles as planned on what is free, all of them or none; plans anew until `timeout_s` have passed, or
+        everything is removed."""
         deadline = time.monotonic() + timeout_s
-        while True:
+        while not self._removed:
             have = nodes()
             chosen = assign_bundles([self.asked[i] for i in numbers], have, self.strategy)
             fits = None not in chosen
@@ -49,6 +53,7 @@ class Reservation:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(PAUSE_S)
+        return False
 
     def seat(self, number: int) -> PlacementGroupSchedulingStrategy:
         """Where an actor of the bundle is to be started."""
@@ -71,7 +76,9 @@ class Reservation:
         return lost
 
     def remove(self) -> None:
-        """Frees everything. Actors in it end."""
+        """Frees everything, for good. Actors in it end."""
+        with self._taking:
+            self._removed = True
         self._drop({place.node for place in self.places.values()})
 
     def _drop(self, gone: set[str]) -> None:
@@ -96,8 +103,10 @@ class Reservation:
             places |= {number: Place(group, index, node.id) for index, number in enumerate(here)}
         until = min(time.monotonic() + TRY_S, deadline)
         if all(group.wait(max(0.1, until - time.monotonic())) for group in groups):
-            self.places |= places
-            return True
+            with self._taking:
+                if not self._removed:
+                    self.places |= places
+                    return True
         for group in groups:
             remove_placement_group(group)
         return False

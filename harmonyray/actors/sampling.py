@@ -96,8 +96,7 @@ class Sampling:
             lost: list[Stream] = []
             for stream in self._arrived(tick_s):
                 yield from self._take(stream, lost, waiting)
-            limit = time.monotonic() - self.timeout_s - HANG_GRACE_S
-            lost += [s for s in self.streams if self.heard[s.handle] < limit and s not in lost]
+            lost += [s for s in self._silent() if s not in lost]
             for stream in lost:
                 self.streams.remove(stream)
                 owed = [stream.places[w] for w in sorted(stream.open)]
@@ -115,6 +114,17 @@ class Sampling:
             return []
         ready, _ = ray.wait([s.generator for s in self.streams], num_returns=1, timeout=tick_s, fetch_local=False)
         return [s for s in self.streams if s.generator in ready]
+
+    def _silent(self) -> list[Stream]:
+        """The streams of actors that have said nothing for too long, and say nothing now: what has come while nobody took it is
+        not held against them."""
+        limit = time.monotonic() - self.timeout_s - HANG_GRACE_S
+        silent = [s for s in self.streams if self.heard[s.handle] < limit]
+        if not silent:
+            return []
+        ready, _ = ray.wait([s.generator for s in silent], num_returns=len(silent), timeout=0, fetch_local=False)
+        speaking = {s.handle for s in silent if s.generator in ready}
+        return [s for s in silent if s.handle not in speaking]
 
     def _deal(self, places: Iterable[Place], policy_version: int | None, beside: ThreadPoolExecutor) -> list[Place]:
         """Asks the replicas for these places; returns those whose replica cannot be asked now, and has it brought back."""

@@ -76,11 +76,11 @@ class RollCall:
         key = self._key("failed")
         return str(self.store.get(key).decode()) if self.store.check([key]) else None
 
-    def check(self) -> None:
-        """Raises WeightSyncError when another rank has given up, or the time is over."""
+    def check(self, slack_s: float = 0.0) -> None:
+        """Raises WeightSyncError when another rank has given up, or the time is over up to `slack_s`."""
         if why := self.failed():
             raise WeightSyncError(why)
-        if not self.left_s:
+        if self.left_s <= slack_s:
             raise WeightSyncError(f"nothing came within {self.spec.timeout_s:g} s")
 
     def wait_for_all(self) -> None:

@@ -161,8 +161,16 @@ class WeightGroup:
                 time.sleep(POLL_S / 10)
             except RuntimeError:
                 if work.is_completed():
-                    return work.wait()  # says what failed, or that it has arrived just now
+                    return self._ended(work)
             self.roll.check()
+
+    def _ended(self, work: Any) -> Any:
+        """Raises what failed, if it has not arrived just now."""
+        try:
+            return work.wait()
+        except RuntimeError:
+            self.roll.check(SLICE_S)  # gloo keeps the same limit, and may be the first to end it, in words of its own
+            raise
 
     def _given_up(self, bucket: Bucket, index: int, error: Exception) -> WeightSyncError:
         """Tells the others that this rank did not get a bucket, and leaves the group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from harmonyray.actors.runtime import RayRuntime
 from harmonyray.cli import main
 from harmonyray.collect import collect
 from harmonyray.config import RuntimeConfig, load_config
-from harmonyray.errors import PlacementError, RolloutsLostError
+from harmonyray.errors import PlacementError, RolloutsLostError, RunError
 from harmonyray.tracking import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -254,6 +255,36 @@ def test_an_actor_that_was_starting_on_a_node_that_goes_is_not_waited_for(
     assert placement.restore(0, 20)
     assert run.get(run.start(sleeper(), 0, 0, 0.0).ready.remote())
     run.close()
+
+
+def test_who_waits_for_a_place_when_the_run_ends_takes_none(cluster: Cluster) -> None:
+    """A node is lost, a successor's place is waited for, and the run ends meanwhile: a node that comes later stays free."""
+    node = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    run = ActorPool(reserve([Seat("view solver", 0, 1.5, 0)], 20, "pack"), RuntimeConfig(start_timeout_s=600))
+    handle = run.start(sleeper(), 0, 0, 0.0)
+    assert run.get(handle.ready.remote())
+    cluster.remove_node(node)
+    ended: list[BaseException] = []
+
+    def replace() -> None:
+        try:
+            run.replace("the sleeper", handle, sleeper(), 0, 0, 0.0)
+        except RunError as e:
+            ended.append(e)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    thread.join(2)
+    assert thread.is_alive(), "nothing was waited for"
+    run.close()
+    thread.join(20)
+    assert [str(e) for e in ended] == ["the run has ended, and its actors with it"]
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    with pytest.raises(RunError, match="the run has ended"):
+        run.start(sleeper(), 0, 0, 0.0)
+    assert not any(node.in_use for node in nodes())
 
 
 def test_what_others_use_is_seen_and_the_plan_is_kept_to(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
