@@ -32,7 +32,7 @@ from harmonyray.engines import weight_group
 from harmonyray.engines.hf_weights import ReceivesWeights
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.weight_group import WeightGroup
-from harmonyray.engines.weights import digest, named_weights, specs
+from harmonyray.engines.weights import digest, lay_out, named_weights, specs
 
 SIZES = {  # parameters: hidden size, layers, vocabulary, type
     "10M": (256, 8, 8_192, torch.float32),
@@ -88,6 +88,8 @@ def member(rank: int, size: str, num_engines: int, rounds: int, port: int, resul
     flat = torch.zeros(sum(s.num_bytes for s in sent), dtype=torch.uint8)
     engine, learner = Engine(model), None
     if rank == 0:
+        lay_out(model)
+        weights = named_weights(model)
         learner = WeightGroup(spec, 0, store)
     else:
         weights = {}  # an engine lets go of the tensors that it began with
@@ -124,22 +126,16 @@ def member(rank: int, size: str, num_engines: int, rounds: int, port: int, resul
                 pg.allreduce([sums]).wait()
                 assert sums.unique().numel() == 1, "an engine holds other weights than were sent"
     if rank == 0:
-        results.put({"bytes": len(flat), "seconds": seconds, "cpu_seconds": cpu_seconds, "parts": parts(weights)})
+        results.put({"bytes": len(flat), "seconds": seconds, "cpu_seconds": cpu_seconds, "checksum_s": checksum_s(weights)})
     pg.barrier().wait()
 
 
-def parts(weights: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Seconds that the learner's own work takes alone: the checksum of all weights, and copying the small ones into buckets."""
+def checksum_s(weights: dict[str, torch.Tensor]) -> float:
+    """Seconds that the checksum of all weights takes alone."""
     start = time.perf_counter()
     for tensor in weights.values():
         digest(tensor)
-    summed = time.perf_counter()
-    rooms: dict[int, torch.Tensor] = {}
-    for bucket in weight_group.plan_buckets(specs(weights), BUCKET_BYTES):
-        if len(bucket.specs) > 1:
-            room = rooms.setdefault(0, torch.zeros(BUCKET_BYTES, dtype=torch.uint8))
-            weight_group.pack(bucket, weights, room)
-    return {"checksum": summed - start, "packing": time.perf_counter() - summed}
+    return time.perf_counter() - start
 
 
 def need_gib(size: str, num_engines: int) -> float:
@@ -171,19 +167,17 @@ def measure(size: str, num_engines: int, rounds: int) -> dict[str, Any] | None:
     }
     out |= {"gb_per_s": {kind: got["bytes"] / 1e9 / s for kind, s in medians.items()}, "ratio": medians["bare"] / medians["ours"]}
     out |= {"cpu_s_per_gb": {kind: s / got["bytes"] * 1e9 for kind, s in cpu.items()}, "cpu_ratio": cpu["bare"] / cpu["ours"]}
-    return out | {"ratios": ratios, "parts_s": got["parts"], "seconds": got["seconds"], "cpu_seconds": got["cpu_seconds"]}
+    return out | {"ratios": ratios, "checksum_s": got["checksum_s"], "seconds": got["seconds"], "cpu_seconds": got["cpu_seconds"]}
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results as a Markdown table."""
-    lines = [
-        "| model | engines | MB | bare GB/s | ours | no checksums | ratio (rounds) | CPU-s/GB | ratio | checksum | packing |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|---|")
+    lines = ["| model | engines | MB | bare GB/s | ours | no checksums | ratio (rounds) | CPU-s/GB | ratio | checksum |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
     for r in results:
         speed = " | ".join(f"{r['gb_per_s'][kind]:.2f}" for kind in KINDS)
         spread = f"{r['ratio']:.2f} ({min(r['ratios']):.2f}-{max(r['ratios']):.2f})"
-        alone = " | ".join(f"{1000 * r['parts_s'][k]:.1f} ms" for k in ("checksum", "packing"))
+        alone = f"{1000 * r['checksum_s']:.1f} ms"
         cpu = ", ".join(f"{r['cpu_s_per_gb'][kind]:.2f}" for kind in KINDS) + f" | {r['cpu_ratio']:.2f}"
         lines.append(
             f"| {r['size']} {r['dtype']} | {r['engines']} | {r['megabytes']:.0f} | {speed} | {spread} | {cpu} | {alone} |"

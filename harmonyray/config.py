@@ -199,7 +199,7 @@ class SyncConfig(Section):
         "auto",
         description="auto: CUDA IPC to an engine on the learner's GPU, NCCL to one with its own GPUs, else gloo",
     )
-    bucket_mb: PositiveFloat = Field(16.0, description="small tensors are packed into buckets of this size; large ones go alone")
+    bucket_mb: PositiveFloat = Field(16.0, description="size of the buckets that tensors travel in; a larger one goes alone")
     timeout_s: PositiveFloat = Field(60.0, description="longest wait for one broadcast to arrive, and for it to be loaded")
     in_flight: Literal["drain", "pause"] = Field(
         "drain",

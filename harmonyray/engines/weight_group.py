@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from harmonyray.engines.roll_call import POLL_S, GroupSpec, RollCall
-from harmonyray.engines.weights import Bucket, TensorSpec, combine, digest, pack, plan_buckets, unpack
+from harmonyray.engines.weights import Bucket, TensorSpec, combine, digest, in_place, pack, plan_buckets, unpack
 from harmonyray.errors import WeightSyncError, first_line
 
 IN_FLIGHT = 4  # buckets under way at once, so that copies and checksums overlap with the network
@@ -134,9 +134,9 @@ class WeightGroup:
         threading.Thread(target=list, args=([self.__dict__.pop("group", None)],), daemon=True).start()
 
     def _packed(self, bucket: Bucket, index: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The bucket to be sent; several tensors in memory that is used again once bucket `index` has arrived."""
-        if len(bucket.specs) == 1:
-            return pack(bucket, weights)
+        """The bucket to be sent: as it lies, else in memory that is used again once bucket `index` has arrived."""
+        if (there := in_place(bucket, weights)) is not None:
+            return there
         device = weights[bucket.specs[0].name].device
         room = self._rooms.get(index % (IN_FLIGHT + 1))
         if room is None or len(room) < bucket.num_bytes or room.device != device:
@@ -215,4 +215,8 @@ def _process_group(store: Any, rank: int, spec: GroupSpec, timeout: timedelta) -
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timeout
         return dist.ProcessGroupNCCL(store, rank, spec.world_size, options)
-    return dist.ProcessGroupGloo(store, rank, spec.world_size, timeout)
+    gloo: Any = dist.ProcessGroupGloo  # its own types do not know its options
+    options = gloo._Options()
+    options._devices, options._timeout = [gloo.create_default_device()], timeout
+    options._threads = IN_FLIGHT  # else two, and as many buckets under way
+    return gloo(store, rank, spec.world_size, options)

@@ -10,7 +10,6 @@ import torch
 from xxhash import xxh3_128_digest
 
 ALIGN = 64  # bytes; kernels may compute otherwise (in the last digit) with tensors that lie at odder places
-ALONE_BYTES = 2 << 20  # a tensor of this size is sent from where it lies: a copy into a bucket costs more than a bucket
 FEW_WORDS, NARROW, WIDE = 1 << 10, 1 << 7, 1 << 13  # of the checksum's matrices: what needs none, and how wide they are
 BLOCK_WORDS = 1 << 16  # words that are added up at a time on a CPU: what a core's cache holds
 
@@ -56,15 +55,11 @@ def specs(weights: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
 
 
 def plan_buckets(tensors: Iterable[TensorSpec], bucket_bytes: int) -> list[Bucket]:
-    """How tensors travel: large ones (`ALONE_BYTES`, or a whole bucket) alone, the others in order in buckets of at most
-    `bucket_bytes` with their gaps."""
+    """How tensors travel: in order, in buckets of at most `bucket_bytes` with their gaps; one that fills a bucket, alone."""
     plan: list[Bucket] = []
     open_bucket: list[TensorSpec] = []
     end = 0
     for spec in tensors:
-        if spec.num_bytes >= min(ALONE_BYTES, bucket_bytes):
-            plan.append(Bucket.of([spec]))
-            continue
         start = -(-end // ALIGN) * ALIGN
         if open_bucket and start + spec.num_bytes > bucket_bytes:
             plan.append(Bucket.of(open_bucket))
@@ -74,21 +69,49 @@ def plan_buckets(tensors: Iterable[TensorSpec], bucket_bytes: int) -> list[Bucke
     return [*plan, Bucket.of(open_bucket)] if open_bucket else plan
 
 
+def lay_out(model: torch.nn.Module) -> None:
+    """Moves a model's parameters next to each other in memory, aligned as in buckets, so that a bucket of any size is sent from
+    where it lies. To be called before an optimizer is made; values, names and devices stay as they are."""
+    everything = list(model.parameters())
+    for device in {p.device for p in everything}:
+        own = [p for p in everything if p.device == device]
+        whole = Bucket.of(TensorSpec("", tuple(p.shape), p.dtype) for p in own)
+        room = torch.empty(whole.num_bytes, dtype=torch.uint8, device=device)
+        for p, (_, place) in zip(own, unpack(whole, room), strict=True):
+            p.data = place.copy_(p.data)
+
+
 def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor's bytes in order, uint8[bytes]; a view if the tensor is contiguous."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def pack(bucket: Bucket, weights: Mapping[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
-    """The bucket's tensors as one flat uint8 tensor: a single one as it lies in memory, several in (the beginning of) `out`,
-    where that is given. What is in the gaps is left as it was."""
-    if len(bucket.specs) == 1:
-        return raw_bytes(weights[bucket.specs[0].name])
+    """The bucket's tensors as one flat uint8 tensor: where they are if they lie as the bucket says (see `lay_out`), else in (the
+    beginning of) `out`, where that is given. What is in the gaps is left as it was."""
+    if (there := in_place(bucket, weights)) is not None:
+        return there
     if out is None:
         out = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=weights[bucket.specs[0].name].device)
     for spec, start in zip(bucket.specs, bucket.starts, strict=True):
         out[start : start + spec.num_bytes].copy_(raw_bytes(weights[spec.name]))
     return out[: bucket.num_bytes]
+
+
+def in_place(bucket: Bucket, weights: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """The memory that the bucket's tensors share if they lie there as the bucket says, uint8[bytes]; else None."""
+    first = weights[bucket.specs[0].name]
+    if len(bucket.specs) == 1:
+        return raw_bytes(first)
+    memory = first.untyped_storage()
+    for spec, start in zip(bucket.specs, bucket.starts, strict=True):
+        tensor = weights[spec.name]
+        together = tensor.untyped_storage().data_ptr() == memory.data_ptr() and tensor.is_contiguous()
+        if not together or tensor.data_ptr() != first.data_ptr() + start:
+            return None
+    begin = first.data_ptr() - memory.data_ptr()
+    flat = torch.empty(0, dtype=torch.uint8, device=first.device)
+    return flat.set_(memory, begin, (bucket.num_bytes,))  # type: ignore[call-overload]
 
 
 def unpack(bucket: Bucket, flat: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

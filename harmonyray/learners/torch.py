@@ -20,7 +20,7 @@ from torch import Tensor
 
 from harmonyray.algos.losses import kl_k3
 from harmonyray.engines.loading import load_model, load_tokenizer
-from harmonyray.engines.weights import named_weights
+from harmonyray.engines.weights import lay_out, named_weights
 from harmonyray.errors import CheckpointError, ConfigError
 from harmonyray.protocols import Loss
 from harmonyray.registry import PluginOptions
@@ -53,6 +53,7 @@ class TorchLearner:
         self.options, self.loss, self.steps = options, loss, steps
         self.tokenizer = load_tokenizer(model)
         self.model = load_model(model, dtype)
+        lay_out(self.model)
         self.reference = copy.deepcopy(self.model).requires_grad_(False) if options.kl_coef > 0 else None
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         self.policy_version = 0
