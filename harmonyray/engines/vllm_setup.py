@@ -149,6 +149,8 @@ def _arguments(options: Any, model: str, dtype: str, on_cpu: bool) -> dict[str, 
         "max_model_len": options.max_model_len,
         "enforce_eager": on_cpu if options.enforce_eager is None else options.enforce_eager,
         "kv_cache_memory_bytes": None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        # A prompt in pieces would make vLLM turn back its seed's generator, which one of a CPU cannot do.
+        "enable_chunked_prefill": False if on_cpu else None,
         # In an actor with a placement group vLLM would look for nodes of its own through Ray.
         "distributed_executor_backend": "uni" if options.tensor_parallel_size == 1 else "mp",
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature

@@ -251,6 +251,31 @@ def test_weights_change_under_running_requests(vllm_process: VllmProcess, path: 
     assert got[4][1].token_ids.tolist() == tokens(theirs.sample(asked[4:], 1)[0])[1]
 
 
+BETWEEN = """
+stream = engine.stream(asked, 0)
+first = next(stream)
+engine.load_weights(new, 1)
+result = [first, *stream]
+"""
+
+
+def test_seeded_samples_that_do_not_fit_into_one_step_of_vllm(vllm_process: VllmProcess, path: str, hf: HfEngine) -> None:
+    """Prompts of more tokens together than vLLM computes in a step, at first and again when all caches are computed anew under
+    way: a CPU's generators cannot be turned back, so no prompt may be computed in pieces."""
+    short = {"max_num_seqs": 6, "max_model_len": 256, "engine_args": {"max_num_batched_tokens": 256}}
+    engine = vllm_process.engine(path, **short)
+    texts = ["q w e r t y u i o p a s d f g h " * 5, "z x c v b n m " * 10, "k j h g f d s a " * 9]
+    asked = [*ask(["a"], Sampling(4), 2), *ask(texts, Sampling(40), 2)]
+    own_pace = sorted(run(engine, STREAM, asked=asked, timeout_s=None))
+    assert all(not isinstance(group, Failure) for _, group in own_pace)
+    in_a_row = [engine.sample([one], 0)[0] for one in asked]
+    assert [tokens(group) for _, group in own_pace] == [tokens(group) for group in in_a_row]
+    mixed = dict(run(engine, BETWEEN, asked=asked, new=changed(hf, 1)))
+    assert not any(isinstance(group, Failure) for group in mixed.values())
+    assert [len(mixed[i]) for i in range(4)] == [2] * 4
+    assert tokens(mixed[1]) != tokens(own_pace[1][1])
+
+
 THREADS = """
 import threading
 got = {}

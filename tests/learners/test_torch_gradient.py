@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harmonyray.learners.torch import TorchLearner, micro_batches, token_logprobs
+from harmonyray.learners.micro_batches import micro_batches
+from harmonyray.learners.token_logprobs import token_logprobs
+from harmonyray.learners.torch import TorchLearner
 from harmonyray.types import Batch
 
 

@@ -20,6 +20,7 @@ from harmonyray.engines.loading import model_path
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError, CheckpointError, ConfigError, StaleWeightsError
 from harmonyray.inprocess import InProcessRuntime
+from harmonyray.learners.schedules import learning_rate
 from harmonyray.learners.torch import TorchLearner
 from harmonyray.protocols import Ask
 from harmonyray.types import Batch, GroupRows, Problem, Prompt, SampleRequest, Sampling
@@ -30,7 +31,7 @@ ROLLOUT = load_config("quickstart").rollout
 
 def rates(workshop: Any, steps: int, **options: Any) -> list[float]:
     learner = workshop.learner(steps=steps, lr=1.0, **options)
-    return [learner._learning_rate(step) for step in range(1, steps + 1)]
+    return [learning_rate(learner.options, step, steps) for step in range(1, steps + 1)]
 
 
 # --- the schedule ----------------------------------------------------------------------------------------------------
