@@ -1,4 +1,4 @@
-"""What a person sees of a run: the header, the progress bar on a terminal, warnings, the table at the end."""
+"""What a person sees of a run: the header, its progress (a bar on a terminal, else lines), warnings, the table at the end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from harmonyray.config import Config
 LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
 SHOWN_IDS = 5
 LABEL_WINDOW = 8  # steps over which the start and the end of a run are averaged
+LINE_S = 10.0  # least time between two lines of progress in a file
 PHASES = ("generate", "grade", "learn", "sync", "eval")
 
 
 class Reporter:
-    """Progress and the final table go to stdout, warnings to stderr; without a terminal only the table is printed."""
+    """Progress and the final table go to stdout, warnings to stderr."""
 
     def __init__(self, quiet: bool = False) -> None:
         """`quiet` leaves out everything but warnings (for `--json`)."""
         self.out = Console(quiet=quiet, soft_wrap=True, **LITERAL)
         self.err = Console(stderr=True, soft_wrap=True, **LITERAL)
         self.live = sys.stdout.isatty() and not quiet
+        self.told_at = 0.0
         self.progress: Progress | None = None
         self.accuracy = "-"
         self.silent_views: set[str] = set()
@@ -39,8 +42,6 @@ class Reporter:
     def start(self, config: Config, run_dir: Path, first_step: int, num_problems: int) -> None:
         """The header: every batch size by its own name, and what follows from them."""
         self.config = config
-        if not self.live:
-            return
         per_step = min(config.rollout.problems_per_step, num_problems)
         samples = sum(v.num_samples for v in config.views.values())
         by_view = ", ".join(f"{name} {v.num_samples}" for name, v in config.views.items())
@@ -88,11 +89,14 @@ class Reporter:
                     f"step {row['step']}: view {view!r} returned no answers; "
                     "does the model follow its prompt (harmonyray list views), and is rollout.max_response_tokens long enough?"
                 )
+        phases = " ".join(f"{name} {row[f'time/{name}_s']:.1f}s" for name in PHASES if row[f"time/{name}_s"] > 0.05)
+        labels = f", right {row['consensus/label_accuracy']:.2f}" if "consensus/label_accuracy" in row else ""
+        text = f"accuracy {self.accuracy} | labelled {row['consensus/coverage']:.2f}{labels} | {phases}"
         if self.progress is not None:
-            phases = " ".join(f"{name} {row[f'time/{name}_s']:.1f}s" for name in PHASES if row[f"time/{name}_s"] > 0.05)
-            labels = f", right {row['consensus/label_accuracy']:.2f}" if "consensus/label_accuracy" in row else ""
-            text = f"accuracy {self.accuracy} | labelled {row['consensus/coverage']:.2f}{labels} | {phases}"
             self.progress.update(self.task, completed=row["step"], description=text)
+        elif not self.live and time.monotonic() - self.told_at >= LINE_S:
+            self.told_at = time.monotonic()
+            self.out.print(f"step {row['step']}/{self.config.steps} {text}")
 
     def degenerate(self, view: str, reason: str) -> None:
         """A view that the audit found wanting; said once a view and run."""
