@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 from harmonyray.algos.batching import fill_batch
 from harmonyray.config import RolloutConfig
 from harmonyray.engines.weights import checksum
-from harmonyray.errors import AlteredWeightsError
+from harmonyray.errors import AlteredWeightsError, RunError
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
 from harmonyray.rollouts import Place, Tally, keep, serve
 from harmonyray.types import FailedAttempt, Failure, GroupRows, Problem, ProblemRollouts, UpdateReport
+
+CLOSE_S = 5.0  # longest wait for a thread that samples
 
 
 class InProcessRuntime:
@@ -25,6 +28,9 @@ class InProcessRuntime:
         self, engine: Any, learner: Any | None, rollout: RolloutConfig, others: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
         self.engine, self.others, self.learner, self.rollout = engine, others, learner, rollout
+        self._closed = False
+        self._idle = threading.Event()  # whether no call of `sample` is under way
+        self._idle.set()
 
     @property
     def policy_version(self) -> int:
@@ -42,15 +48,23 @@ class InProcessRuntime:
     def sample(
         self, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int | None, seed_parts: Seeds
     ) -> Iterator[ProblemRollouts | FailedAttempt]:
-        tally = Tally(asks, problems, seed_parts, self.rollout.max_attempts)
+        self._idle.clear()
+        try:
+            yield from self._sample(Tally(asks, problems, seed_parts, self.rollout.max_attempts), policy_version)
+        finally:
+            self._idle.set()
+
+    def _sample(self, tally: Tally, policy_version: int | None) -> Iterator[ProblemRollouts | FailedAttempt]:
         places = tally.places()
         while places:
             again: list[Place] = []
             for engine in dict.fromkeys([self.engine, *self.others.values()]):
-                own = [place for place in places if self.others.get(asks[place[0]].view.name, self.engine) is engine]
+                own = [place for place in places if self.others.get(tally.asks[place[0]].view.name, self.engine) is engine]
                 version = policy_version if engine is self.engine else UNTRAINED
                 wants = [tally.want(place) for place in own]
                 for w, group in serve(engine, wants, version, self.rollout.request_timeout_s) if wants else ():
+                    if self._closed:
+                        raise RunError("the run has ended")
                     if isinstance(group, Failure):
                         failed = tally.fail(own[w], group.reason)
                         again += [] if failed.last else [own[w]]
@@ -93,7 +107,9 @@ class InProcessRuntime:
         self.learner.save_model(directory)
 
     def close(self) -> None:
-        """Ends the engines that have anything to end."""
+        """Ends the engines that have anything to end, once whoever samples in another thread has got its error."""
+        self._closed = True
+        self._idle.wait(CLOSE_S)
         for engine in (self.engine, *self.others.values()):
             end = getattr(engine, "close", None)
             if end is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 import yaml
 from run_helpers import SIX, assert_same_run, rows, small_run, steady, weights
 
+from harmonyray import build
 from harmonyray.config import load_config
+from harmonyray.errors import RunError
 from harmonyray.problems.quickstart import MODEL_DIR
 from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
+from harmonyray.types import ProblemRollouts
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +189,27 @@ def test_two_runs_of_one_config_are_the_same_and_another_seed_is_not(folder: Pat
 def test_evaluation_does_not_disturb_training(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
     small_run(folder / "no-eval", "steps=6", "eval.every=0", "checkpoint.every=10", "eval.num_samples=1")
     assert weights(folder / "no-eval" / "model") == weights(six[0] / "model")
+
+
+def test_closing_ends_a_thread_that_samples(tmp_path: Path) -> None:
+    """As after a second Ctrl-C with `rollout.lag: 1`."""
+    config = load_config("quickstart", ["runtime.type=in_process", "rollout.engine.max_batch_rows=16"])
+    views = build.make_views(config)
+    asks, problems = build.make_asks(config, views), build.load_problems(config)[0]
+    ended: list[BaseException] = []
+    with build.open_runtime(config, views, learn=False) as (runtime, _):
+        stream = runtime.sample(asks, problems, 0, (1,))
+        first = next(stream)
+
+        def go_on() -> None:
+            try:
+                list(stream)
+            except RunError as e:
+                ended.append(e)
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        runtime.close()
+        thread.join(20)
+    assert isinstance(first, ProblemRollouts)
+    assert [str(e) for e in ended] == ["the run has ended"]

@@ -1,0 +1,5 @@
+"""The run as Ray actors: placement, the groups behind one object, and weight broadcast between them."""
+
+import os
+
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call that comes after the end of a run must not start another Ray
