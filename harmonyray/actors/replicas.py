@@ -10,7 +10,7 @@ from harmonyray.actors.placement import EngineGroup
 
 @dataclass(slots=True)
 class Replica:
-    """An engine actor, the seat it sits in, and its answer to `start`."""
+    """An engine actor, the seat it sits in, and its answer to `start` (None: not asked yet)."""
 
     name: str
     group: EngineGroup

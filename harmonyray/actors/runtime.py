@@ -69,22 +69,27 @@ class RayRuntime:
             else:
                 assert seat.engines is not None
                 handle = self.pool.start(EngineWorker, bundle, seat.num_gpus, spec.engines[seat.engines.name], calls=CALLS)
-                self.replicas.append(Replica(seat.name, seat.engines, bundle, seat.num_gpus, handle, handle.start.remote()))
+                # An engine looks at what the GPU has left when it starts: one that shares it waits for the learner.
+                started = None if seat.engines.colocated and spec.learner else handle.start.remote()
+                self.replicas.append(Replica(seat.name, seat.engines, bundle, seat.num_gpus, handle, started))
 
     def start(self) -> None:
         """Waits until every part is built. Raises what a part's constructor raised, RunError for an actor that died."""
-        starting = [(r.name, r.started) for r in self.replicas] + [("the grader", self.grader.started)]
         if self.learner is not None:
-            starting.append(("the learner", self._learner_started))
-        for name, ref in starting:
-            try:
-                self.pool.get(ref)
-            except DEATHS as e:
-                raise RunError(
-                    f"{name} died while it was starting: {first_line(e)}; check memory with `harmonyray doctor`"
-                ) from e
+            self._wait_for("the learner", self._learner_started)
+        for replica in self.replicas:
+            replica.started = replica.started or replica.handle.start.remote()
+        for replica in self.replicas:
+            self._wait_for(replica.name, replica.started)
+        self._wait_for("the grader", self.grader.started)
         if self.learner is not None:
             self.weight_sync = WeightSync(self.pool, self.learner, self.sync_config)
+
+    def _wait_for(self, name: str, started: Any) -> None:
+        try:
+            self.pool.get(started)
+        except DEATHS as e:
+            raise RunError(f"{name} died while it was starting: {first_line(e)}; check memory with `harmonyray doctor`") from e
 
     @property
     def engine_version(self) -> int:
@@ -132,6 +137,8 @@ class RayRuntime:
             self._tell(beside, "sleep")
             report: UpdateReport = self._learn("update", plan, step)
             self.policy_version = report.policy_version
+            if beside:
+                self._learn("free_cache")
             self._tell(beside, "wake")
         return report
 

@@ -178,6 +178,12 @@ class LearnerWorker:
         report: UpdateReport = self.learner.update(fill_batch(plan), step)
         return report
 
+    def free_cache(self) -> None:
+        """Gives GPU memory that torch keeps for itself back to others on the same GPU."""
+        import torch
+
+        torch.cuda.empty_cache()
+
     def save(self, directory: Path) -> None:
         self.learner.save(directory)
 

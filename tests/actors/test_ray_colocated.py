@@ -37,16 +37,16 @@ def test_the_engine_sleeps_while_the_learner_updates(local_ray: None) -> None:
         runtime.sync()
         handle = runtime.replicas[0].handle
         note_moves(handle)
-        asleep: list[str] = []
+        asked: list[tuple[str, str]] = []
         update = runtime._learn
 
         def look(method: str, *args: Any) -> Any:
-            asleep.append(inside(handle, lambda self: self.engine.state.name))
+            asked.append((method, inside(handle, lambda self: self.engine.state.name)))
             return update(method, *args)
 
         runtime._learn = look
         record, _ = drive(config, runtime, grader)
-        assert asleep == ["asleep"] * 3
+        assert asked == [("update", "asleep"), ("free_cache", "asleep")] * 3
         assert inside(handle, lambda self: self.moves) == ["asleep", "serving", "updating", "serving"] * 3
         assert_same_rows(record.rows, apart.rows)
         runtime._learn = update

@@ -16,6 +16,7 @@ from actor_helpers import (
     assert_same_rows,
     assert_same_weights,
     engine_weights,
+    hold_up,
     inside,
     learner_weights,
     small_config,
@@ -187,6 +188,30 @@ def test_rollouts_that_were_kept_on_a_node_that_goes_are_sampled_again(cluster: 
         again = collect(runtime, grader, asks, problems, 0, (1,))
         assert [item.fetch()[0][0].token_ids.tolist() for item in again.rollouts] == expected
         assert runtime.take_restarts() == 1
+
+
+def test_a_node_that_goes_while_its_engine_generates(cluster: Cluster, tmp_path: Path) -> None:
+    """What the engine owed comes from its successor on the third node, with the same seeds."""
+    gone = cluster.add_node(num_cpus=1, resources={"engines": 1})
+    cluster.wait_for_nodes()
+    config = small_config("views.reframer=null", "method.type=majority_vote", *APART, *LIMITS)
+    views = build.make_views(config)
+    problems, asks = build.load_problems(config)[0][:4], build.make_asks(config, views)
+    with build.open_runtime(config, views, learn=False) as (runtime, _):
+        expected = tokens_of(runtime.sample(asks, problems, 0, (1,)))
+        marker = tmp_path / "generating"
+        hold_up(runtime.replicas[0].handle, "engine", "stream", marker, 600)
+        cluster.add_node(num_cpus=1, resources={"engines": 1})
+        cluster.wait_for_nodes()
+        thread = threading.Thread(target=lambda: wait_for(marker.exists, 30) and cluster.remove_node(gone))
+        thread.start()
+        assert tokens_of(runtime.sample(asks, problems, 0, (1,))) == expected
+        thread.join()
+        assert marker.exists() and runtime.take_restarts() == 1
+
+
+def tokens_of(items: Any) -> dict[str, list[list[int]]]:
+    return {item.problem.id: [sample.token_ids.tolist() for sample in item.fetch()[0]] for item in items}
 
 
 def test_a_node_that_cannot_be_done_without_ends_the_run_and_keeps_the_checkpoint(
