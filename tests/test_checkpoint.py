@@ -13,6 +13,7 @@ import pytest
 
 from harmonyray import checkpoint
 from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
+from harmonyray.config import load_config
 from harmonyray.errors import CheckpointError, ConfigError
 
 
@@ -210,3 +211,23 @@ def test_a_best_that_nothing_measures_is_refused(tmp_path: Path) -> None:
 def test_an_evaluation_is_told_from_a_steps_other_metrics() -> None:
     row = {"step": 3, "time/eval_s": 1.0, "eval/x": 0.5, "holdout/x": 0.25, "train/eval/x": 2.0}
     assert evaluation(row) == {"eval/x": 0.5, "holdout/x": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("eval/slover/avg_at_k", "did you mean 'eval/solver/avg_at_k'"),
+        ("solver/greedy", "did you mean 'eval/solver/greedy'"),
+        ("consensus/label_accuracy", "no measure of this run's evaluations"),
+        ("eval/num_problems", "no measure"),
+        ("holdout/solver/avg_at_k", "did you mean"),
+    ],
+)
+def test_a_mistyped_best_is_refused_before_anything_starts(given: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'checkpoint\.best': '{given}' .*{hint}"):
+        load_config("quickstart", [f"checkpoint.best={given}"])
+
+
+def test_a_best_of_the_held_out_problems_needs_some() -> None:
+    config = load_config("quickstart", ["checkpoint.best=holdout/solver/avg_at_k", "problems.holdout=0.5"])
+    assert config.checkpoint.best == "holdout/solver/avg_at_k"
