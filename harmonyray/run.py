@@ -14,6 +14,7 @@ from harmonyray import build
 from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
+from harmonyray.errors import CheckpointError
 from harmonyray.evaluate import Evaluator
 from harmonyray.loop import train
 from harmonyray.parts import Parts
@@ -132,6 +133,11 @@ def _saver(
 
     def write(directory: Path) -> None:
         runtime.save(directory)
+        if not any(directory.iterdir()):
+            raise CheckpointError(
+                f"the learner wrote its checkpoint to '{directory}', and nothing is there on this node: the run directory has to "
+                "be on a file system that all nodes share (--run-dir)"
+            )
         (directory / "config.yaml").write_text(config.to_yaml())
 
     def save(step: int) -> None:

@@ -16,6 +16,7 @@ from run_helpers import SIX, assert_same_run, rows, small_run
 
 from harmonyray.console import Reporter
 from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.inprocess import InProcessRuntime
 
 WHOLE = ("steps=6", "eval.every=3", "checkpoint.every=10", "learner.schedule=cosine")
 
@@ -185,3 +186,11 @@ def test_the_best_step_is_saved_and_known_after_a_resume(folder: Path) -> None:
     assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == [f"step-{step:06d}" for step in (best, 4)]
     state = json.loads((run_dir / "checkpoints" / f"step-{best:06d}" / "state.json").read_text())
     assert state["eval"]["eval/solver/avg_at_k"] == accuracy[best]
+
+
+def test_a_learner_whose_disk_is_not_ours_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster without a shared file system: the learner's files appear on another node."""
+    monkeypatch.setattr(InProcessRuntime, "save", lambda self, directory: None)
+    with pytest.raises(CheckpointError, match="nothing is there on this node: the run directory has to be on a file system"):
+        small_run(tmp_path / "run", "steps=1", "eval.every=0")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
