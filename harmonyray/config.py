@@ -211,6 +211,11 @@ class SyncConfig(Section):
 class CheckpointConfig(Section):
     every: PositiveInt = Field(description="steps between checkpoints; the last step always gets one")
     keep: PositiveInt = Field(2, description="newest checkpoints kept")
+    best: str | None = Field(
+        None,
+        description="a measure of the evaluation, e.g. eval/solver/avg_at_k: the checkpoint of the step that scored highest in "
+        "it is kept beside the newest, and made even if none is due; null: the newest only",
+    )
 
 
 class AuditConfig(Section):

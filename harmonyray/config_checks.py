@@ -21,6 +21,7 @@ def check_together(c: Config) -> None:
             raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     _check_models(c)
     _check_lag(c)
+    _check_best(c)
     groups = _check_groups(c)
     _check_gpus(c, groups)
     if c.audit.action == "down_weight":
@@ -56,6 +57,16 @@ def _check_lag(c: Config) -> None:
             f"'sync.in_flight' is pause, and engine {c.rollout.engine.type} cannot change weights while it generates: "
             "use rollout.engine.type=vllm, or drain"
         )
+
+
+def _check_best(c: Config) -> None:
+    """What the best checkpoint is chosen by has to be a measure that an evaluation takes, and higher where better."""
+    best, parts = c.checkpoint.best, ("eval", "holdout") if c.problems.holdout else ("eval",)
+    measures = ["majority_at_k", "harmonic_at_k"]
+    measures += [f"{view}/{name}" for view in c.views for name in ("avg_at_k", "pass_at_k", "majority_at_k", "greedy")]
+    known = [f"{part}/{measure}" for part in parts for measure in measures]
+    if best is not None and best not in known:
+        raise ConfigError(f"'checkpoint.best': {best!r} is no measure of this run's evaluations: {nearest(best, known)}")
 
 
 def _check_models(c: Config) -> None:

@@ -109,6 +109,11 @@ class Reporter:
         for a, b in pairs:
             self.err.print(f"views {a!r} and {b!r} ask the same model with the same prompts and sampling: that is one view twice")
 
+    def refused(self, reasons: Sequence[str], step: int) -> None:
+        """Checkpoints that were found damaged, and the step of the one before them that is used."""
+        for reason in reasons:
+            self.err.print(f"{reason}; set aside as refused-step-..., going on from step {step}")
+
     def interrupted(self) -> None:
         self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
 

@@ -66,7 +66,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
             row["runtime/restarts"] = float(p.runtime.take_restarts())
             p.tracker.log_step(step, {"step": step, **row, **clock.seconds}, got, judgements, ledger)
             finished, stopping = step, step < p.steps and stop_asked()
-            if p.saves(step) or stopping:
+            if p.saves(step) or stopping or p.is_best(row):
                 p.save(step)
                 saved = step
             if failure is not None:

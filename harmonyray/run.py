@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harmonyray import build
-from harmonyray.checkpoint import replace_directory
+from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
+from harmonyray.errors import CheckpointError
 from harmonyray.evaluate import Evaluator
 from harmonyray.loop import train
 from harmonyray.parts import Parts
@@ -41,6 +42,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     build.check_drafts(build.make_asks(config, build.make_views(config)))
     with open_run(config, run_dir, resume) as start:
         reporter.start(config, start.run_dir, start.first_step, len(problems))
+        reporter.refused(start.refused, start.first_step - 1)
         uri, artifacts = tracking_place(config, start.run_dir)
         mlflow = MlflowRun(uri, artifacts, config.tracking.experiment, start.run_dir.name, start.state.get("mlflow_run_id"))
         status = "FAILED"
@@ -90,18 +92,13 @@ def _train(
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
         before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)
+        start.store.check_best(before)
         reporter.evaluated(before)
         method = build.make_method(config, grader, gold)
         if isinstance(method, Stateful) and "method" in start.state:
             method.load_state_dict(start.state["method"])
 
         tracker = RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step])
-
-        def save(step: int) -> None:
-            tracker.flush()  # what a checkpoint goes on from is recorded
-            learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
-            start.store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before, **learned})
-
         turned = Parts(
             schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
             asks=asks,
@@ -112,7 +109,8 @@ def _train(
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,
             tracker=tracker,
-            save=save,
+            save=_saver(config, start.store, runtime, method, tracker, {"mlflow_run_id": run_id, "eval_before": before}),
+            is_best=start.store.is_best,
             seed=config.seed,
             steps=config.steps,
             eval_every=config.eval.every,
@@ -126,6 +124,29 @@ def _train(
         if last == config.steps:
             replace_directory(start.run_dir / "model", runtime.save_model)
         return last, before
+
+
+def _saver(
+    config: Config, store: CheckpointStore, runtime: Any, method: Any, tracker: RunTracker, known: Mapping[str, Any]
+) -> Callable[[int], None]:
+    """What saves the step that was logged last, with what is `known` of the run."""
+
+    def write(directory: Path) -> None:
+        runtime.save(directory)
+        if not any(directory.iterdir()):
+            raise CheckpointError(
+                f"the learner wrote its checkpoint to '{directory}', and nothing is there on this node: the run directory has to "
+                "be on a file system that all nodes share (--run-dir)"
+            )
+        (directory / "config.yaml").write_text(config.to_yaml())
+
+    def save(step: int) -> None:
+        tracker.flush()  # what a checkpoint goes on from is recorded
+        learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
+        state = {**known, "eval": evaluation(tracker.last_row), **learned}
+        store.save(step, runtime.policy_version, write, state)
+
+    return save
 
 
 def _evaluated_before(start: Start, evaluator: Evaluator, policy_version: int, mlflow: MlflowRun) -> Mapping[str, float]:
@@ -150,7 +171,7 @@ def tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
 
 def _summary(run_dir: Path, run_id: str, steps: int, before: Mapping[str, float], seconds: float) -> dict[str, Any]:
     rows = read_metrics(run_dir)
-    after = {k: v for k, v in rows[-1].items() if k.startswith(("eval/", "holdout/"))} if rows else {}
+    after = evaluation(rows[-1]) if rows else {}
     labels = [r["consensus/label_accuracy"] for r in rows[-LABEL_WINDOW:] if "consensus/label_accuracy" in r]
     return {
         "run_dir": str(run_dir.resolve()),

@@ -31,6 +31,7 @@ class Start:
     store: CheckpointStore
     checkpoint: Path | None
     state: Mapping[str, Any]
+    refused: tuple[str, ...] = ()  # what is wrong with newer checkpoints
 
     @property
     def first_step(self) -> int:
@@ -66,7 +67,7 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
             raise ConfigError(
                 f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it"
             )
-        yield Start(run_dir, CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep), None, {})
+        yield Start(run_dir, _store(config, run_dir), None, {})
 
 
 @contextmanager
@@ -97,13 +98,21 @@ def write_text(path: Path, text: str) -> None:
 
 def _take_up(config: Config, run_dir: Path) -> Start:
     _check_same_experiment(config, run_dir)
-    store = CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep)
-    found = store.latest()
+    store = _store(config, run_dir)
+    found, refused = store.newest()
     last = found[1]["step"] if found else 0
     if last > config.steps:
         raise ConfigError(f"--resume: '{run_dir}' has reached step {last} already, and 'steps' is {config.steps}: raise it")
+    store.set_aside(refused)
     rewind(run_dir, last)
-    return Start(run_dir, store, *found) if found else Start(run_dir, store, None, _read_record(run_dir))
+    if found is None:
+        return Start(run_dir, store, None, _read_record(run_dir))
+    said = [f"checkpoint '{store.path(step)}' is refused: {wrong}" for step, wrong in refused.items()]
+    return Start(run_dir, store, *found, tuple(said))
+
+
+def _store(config: Config, run_dir: Path) -> CheckpointStore:
+    return CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.best)
 
 
 def _read_record(run_dir: Path) -> dict[str, Any]:

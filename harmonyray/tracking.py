@@ -31,6 +31,7 @@ class RunTracker:
 
     def __init__(self, run_dir: Path, views: Sequence[str], mlflow: MlflowRun, listeners: Iterable[Any] = ()) -> None:
         self.run_dir, self.views, self.mlflow, self.listeners = run_dir, list(views), mlflow, list(listeners)
+        self.last_row: Mapping[str, float] = {}  # of the step that was logged last
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._writing: Future[None] | None = None
         for folder in ("rollouts", FOLDER):
@@ -59,6 +60,7 @@ class RunTracker:
     ) -> None:
         """Waits for the step before, if it is still being written, and raises what writing it raised."""
         self.flush()
+        self.last_row = row
         self._writing = self._pool.submit(self._write, step, dict(row), collected, judgements, ledger)
         for listener in self.listeners:
             listener(row)

@@ -141,12 +141,13 @@ LAYERS = [
         "actors",
         "inprocess",
         "checkpoint",
+        "manifest",
         "tracking",
         "console",
         "eval_report",
     },
     {"build"},
-    {"run", "run_eval", "rundir", "listing", "doctor", "records", "ballots", "vote", "vote_report", "grade", "data"},
+    {"run", "run_eval", "rundir", "listing", "doctor", "records", "ballots", "vote", "vote_report", "grade", "data", "export"},
     {"cli", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
