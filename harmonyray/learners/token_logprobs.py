@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def token_logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatures: Tensor, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies (nats) of the response tokens, both [number of them], row by row, at `temperatures` float[B].
 
     `ids` int[B, T] right-padded, `mask` bool[B, T] true on response tokens. The padding comes last, so a causal model needs
     no attention mask. Only the positions from the first response token on are projected to the vocabulary.
+    The entropies have a gradient only with `entropy_gradient`.
     """
     first = int(mask.any(0).nonzero()[0])
     assert first > 0, "a response needs a prompt before it"
@@ -24,6 +27,6 @@ def token_logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatur
     at = temperatures[:, None].expand(wanted.shape)[wanted][:, None]
     logps = torch.log_softmax(logits[wanted].float() / at, dim=-1)
     chosen = logps.gather(-1, ids[:, first:][wanted].unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(logps.exp() * logps).sum(-1)
     return chosen, entropy
