@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harmonyray.build import _learner_arguments
 from harmonyray.config import load_config
@@ -24,6 +26,12 @@ def test_the_defaults() -> None:
     importance, entropy = objective.importance, objective.entropy
     assert (importance.type, importance.level, importance.high) == ("truncate", "token", 2.0)
     assert (entropy.coef, entropy.top_share, entropy.band) == (0.0, 1.0, None)
+
+
+def test_the_docs_show_the_defaults() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parent.parent / "docs" / "objective.md").read_text(), flags=re.S)
+    got = load_config("quickstart").to_container()
+    assert yaml.safe_load(block) == {key: got[key] for key in ("advantage", "loss", "objective")}
 
 
 def test_a_learner_gets_the_weights_in_the_views_order() -> None:

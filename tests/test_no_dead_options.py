@@ -30,6 +30,7 @@ LOCAL_NAMES = {
     "Resources": {"want", "for_group"},
     "RuntimeConfig": {"config"},
     "SyncConfig": {"sync_config"},
+    "ObjectiveOptions": {"options"},
 }
 READ_BY_OWN_METHODS = {  # `for_group` gives them out
     "PlacementConfig": ["view"],

@@ -64,7 +64,7 @@ class Grpo(_Grouped):
 
 class DrGrpo(_Grouped):
     """r − mean: without the std, which weighs up problems that are nearly always or nearly never solved (Dr. GRPO, arXiv
-    2503.20783, section 3.2). Goes with `objective.aggregation: seq-mean-token-sum-norm`."""
+    2503.20783). Goes with `objective.aggregation: seq-mean-token-sum-norm`."""
 
     class Options(AdvantageOptions):
         pass
@@ -74,7 +74,7 @@ class DrGrpo(_Grouped):
 
 
 class Rloo(_Grouped):
-    """r − the mean of the others' rewards: an unbiased baseline (REINFORCE leave-one-out, arXiv 2402.14740, section 3.2)."""
+    """r − the mean of the others' rewards: an unbiased baseline (REINFORCE leave-one-out, arXiv 2402.14740)."""
 
     class Options(AdvantageOptions):
         pass

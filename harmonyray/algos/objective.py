@@ -50,8 +50,7 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         """Whether the log-probs of the model that the run started from are wanted."""
-        objective = self.options
-        return objective.kl_coef > 0
+        return self.options.kl_coef > 0
 
     @property
     def needs_entropy_gradient(self) -> bool:
@@ -61,10 +60,10 @@ class Objective:
 
     def row_weights(self, batch: Batch) -> FloatArray:
         """What a token of each row counts in the loss, float[B]. `batch` is the whole one, whoever computes which of its rows."""
-        objective, by_view = self.options, np.array(self.settings.view_weights)
+        options, by_view = self.options, np.array(self.settings.view_weights)
         lengths = torch.from_numpy(batch.response_mask.sum(1))
-        num_tokens = num_top(lengths, objective.entropy.top_share).numpy()
-        counts = AGGREGATIONS[objective.aggregation](num_tokens, batch.part, self.settings.max_response_tokens)
+        num_tokens = num_top(lengths, options.entropy.top_share).numpy()
+        counts = AGGREGATIONS[options.aggregation](num_tokens, batch.part, self.settings.max_response_tokens)
         return counts * by_view[batch.part % len(by_view)]  # part V + v are the drafts of view v
 
     def per_token(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,9 +72,8 @@ class Objective:
         loss, seen = self._policy_loss(tokens)
         if self.needs_reference:
             assert tokens.reference_logprobs is not None
-            objective = self.options
-            seen["kl"] = KL_ESTIMATES[objective.kl](tokens.logprobs, tokens.reference_logprobs)
-            loss = loss + objective.kl_coef * seen["kl"]
+            seen["kl"] = KL_ESTIMATES[self.options.kl](tokens.logprobs, tokens.reference_logprobs)
+            loss = loss + self.options.kl_coef * seen["kl"]
         if entropy.coef > 0:
             loss = loss - entropy.coef * tokens.entropy
         if entropy.band is not None:
