@@ -12,6 +12,7 @@ import numpy as np
 
 from harmonyray.algos.base import MethodContext
 from harmonyray.config import Config, Plugin
+from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.paths import model_path
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
@@ -80,8 +81,7 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
         group.name: PartSpec("engines", kind.type, kind.options, _engine_arguments(config, group.model))
         for group in engine_groups(config)
     }
-    learner_arguments = {**_model_arguments(config), "steps": config.steps}
-    learner = PartSpec("learners", config.learner.type, config.learner.options, learner_arguments) if learn else None
+    learner = PartSpec("learners", config.learner.type, config.learner.options, _learner_arguments(config)) if learn else None
     loss = PartSpec("losses", config.loss.type, config.loss.options, {})
     grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
@@ -102,9 +102,8 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
 
     threads = torch.get_num_threads()
     torch.set_num_threads(config.runtime.threads_per_actor)
-    arguments = _model_arguments(config)
     loss = make("losses", config.loss)
-    learner = make("learners", config.learner, loss=loss, steps=config.steps, **arguments) if learn else None
+    learner = make("learners", config.learner, loss=loss, **_learner_arguments(config)) if learn else None
     grader = make("graders", config.grader, views=views)
     own = {name: view.model for name, view in config.views.items() if view.model is not None}
     trained = make("engines", config.rollout.engine, **_engine_arguments(config))
@@ -222,6 +221,13 @@ def _model_arguments(config: Config, model: str | None = None) -> dict[str, Any]
     name = model or config.model.path
     directory = Path(name)  # actors may have another working directory
     return {"model": str(directory.resolve()) if directory.is_dir() else name, "dtype": config.model.dtype}
+
+
+def _learner_arguments(config: Config) -> dict[str, Any]:
+    """Constructor arguments of a learner beside its loss, as plain data."""
+    weights = tuple(config.objective.view_weights.get(name, 1.0) for name in config.views)
+    objective = ObjectiveSettings(config.objective, weights, config.rollout.max_response_tokens)
+    return {**_model_arguments(config), "objective": objective, "steps": config.steps}
 
 
 def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any]:

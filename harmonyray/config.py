@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 
 from harmonyray.config_checks import check_together
 from harmonyray.config_files import config_layers, find_config, without_removed_views
+from harmonyray.config_objective import ObjectiveOptions
 from harmonyray.errors import ConfigError
 from harmonyray.overrides import read_items
 from harmonyray.registry import PluginOptions, explain, make_options, resolve
@@ -45,7 +46,12 @@ PLUGIN_PLACES = {
     ("grader",): "graders",
     ("learner",): "learners",
 }
-REMOVABLE = (("placement", "views"), ("placement", "share"))  # like a view, an entry that a later layer sets to null is gone
+# Like a view, an entry that a later layer sets to null is gone.
+REMOVABLE = (
+    ("placement", "views"),
+    ("placement", "share"),
+    ("objective", "view_weights"),
+)
 INSIDE_METHOD = {"selectors", "rewards"}
 COMMON_KEYS = {  # keys beside `type` that belong to the schema and not to the plug-in
     "views": {"num_samples", "model", "temperature", "top_p", "max_response_tokens", "stop"},
@@ -249,6 +255,7 @@ class Config(Section):
     method: Plugin
     advantage: Plugin
     loss: Plugin
+    objective: ObjectiveOptions = ObjectiveOptions()
     rollout: RolloutConfig
     learner: Plugin
     grader: Plugin

@@ -20,6 +20,7 @@ def check_together(c: Config) -> None:
         if not re.fullmatch(r"[\w-]+", name):
             raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     _check_models(c)
+    _check_view_weights(c)
     _check_lag(c)
     _check_best(c)
     groups = _check_groups(c)
@@ -36,12 +37,19 @@ def check_together(c: Config) -> None:
         check(c.method.options, tuple(c.views))
 
 
+def _check_view_weights(c: Config) -> None:
+    for name in c.objective.view_weights:
+        if name not in c.views:
+            raise ConfigError(f"'objective.view_weights' names {name!r}, which is no view: {nearest(name, list(c.views))}")
+
+
 def _check_lag(c: Config) -> None:
     """Rollouts of an older policy need a loss that says so, and weights under way an engine that takes them."""
-    if c.rollout.lag and not getattr(resolve("losses", c.loss.type), "corrects_lag", False):
+    weighed = c.objective.importance.type != "none" or getattr(resolve("losses", c.loss.type), "corrects_lag", False)
+    if c.rollout.lag and not weighed:
         raise ConfigError(
-            f"'rollout.lag' is 1, and loss {c.loss.type} does not weigh the rollouts of an older policy: set "
-            "loss.type=truncated_is, or rollout.lag=0"
+            f"'rollout.lag' is 1, 'objective.importance.type' is none, and loss {c.loss.type} does not weigh the rollouts of an "
+            "older policy: set objective.importance.type=truncate, or loss.type=truncated_is, or rollout.lag=0"
         )
     if c.rollout.lag and c.placement.colocate:
         raise ConfigError(

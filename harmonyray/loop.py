@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from harmonyray.algos.batching import plan_batch
+from harmonyray.algos.batching import plan_batch, plan_metrics
 from harmonyray.collect import collect
 from harmonyray.errors import RolloutsLostError, RunError
 from harmonyray.ledger import take_ledger
@@ -47,6 +47,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     row |= p.audit(got.groups)
                     judgements = p.method.judge(got.groups, step)
                     plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
+                row |= plan_metrics(plan)
                 finished = None
                 with clock("learn"):
                     learning = None if plan is None else beside.submit(_update, p, plan, step)

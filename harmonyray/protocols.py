@@ -122,9 +122,14 @@ class Advantage(Protocol):
 
 
 class Loss(Protocol):
-    """A policy loss per token: (loss, whether the clip was active), each of the inputs' shape (torch tensors)."""
+    """A policy loss per token: (loss, whether the clip was active), each of the inputs' shape (torch tensors).
 
-    def per_token(self, logprobs: Any, old_logprobs: Any, advantages: Any) -> tuple[Any, Any]: ...
+    The tokens are a micro-batch's, row after row, and `rows` says which row each is in. `old_logprobs` are the learner's own
+    where the objective weighs the engine's by itself. A loss with `corrects_lag = True` gets the engine's in any case and weighs
+    them; the objective then does not.
+    """
+
+    def per_token(self, logprobs: Any, old_logprobs: Any, advantages: Any, rows: Any) -> tuple[Any, Any]: ...
 
 
 class Engine(Protocol):

@@ -1,7 +1,7 @@
 """GRPO in one process with plain PyTorch. A plain class: no ray here.
 
 Rows are sorted by length into micro-batches; gradients accumulate over all of them and one optimizer step follows. The loss
-is a token-mean per view, summed over the views, so micro-batching changes nothing but speed and memory.
+weighs every token by the whole batch, so micro-batching changes nothing but speed and memory.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import json
 from pathlib import Path
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from harmonyray.algos.objective import Objective
+from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import lay_out, named_weights
 from harmonyray.errors import CheckpointError, ConfigError
 from harmonyray.learners.micro_batches import micro_batches
-from harmonyray.learners.passes import Passes, row_weights, summary
+from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.schedules import ScheduleOptions, learning_rate
 from harmonyray.protocols import Loss
 from harmonyray.types import Batch, UpdateReport
@@ -30,10 +32,9 @@ class TorchLearner:
     class Options(ScheduleOptions):
         weight_decay: NonNegativeFloat = 0.0
         max_grad_norm: PositiveFloat = 1.0
-        kl_coef: NonNegativeFloat = Field(0.005, description="weight of the k3 KL to the model that the run started from")
         max_tokens_per_micro_batch: PositiveInt = 4096
 
-    def __init__(self, options: Options, loss: Loss, model: str, dtype: str, steps: int) -> None:
+    def __init__(self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int) -> None:
         """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded, ConfigError for
         a dtype that it cannot train in."""
         if dtype != "float32":
@@ -45,14 +46,15 @@ class TorchLearner:
         self.tokenizer = load_tokenizer(model)
         self.model = load_model(model, dtype)
         lay_out(self.model)
-        self.reference = copy.deepcopy(self.model).requires_grad_(False) if options.kl_coef > 0 else None
-        self.passes = Passes(self.model, self.reference, loss, options.kl_coef)
+        self.objective = Objective(loss, objective)
+        self.reference = copy.deepcopy(self.model).requires_grad_(False) if self.objective.needs_reference else None
+        self.passes = Passes(self.model, self.reference, self.objective)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         self.policy_version = 0
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         """One optimizer step on the batch; `step` (from 1) sets the learning rate."""
-        row_weight, seen = row_weights(batch), []
+        row_weight, seen = self.objective.row_weights(batch), []
         self.optimizer.zero_grad(set_to_none=True)
         for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
             loss, values = self.passes.loss_of(batch, rows, row_weight)
