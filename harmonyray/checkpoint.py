@@ -55,6 +55,11 @@ class CheckpointStore:
         except (OSError, json.JSONDecodeError) as e:
             raise CheckpointError(f"checkpoint '{path}' is damaged ({e}): delete it to resume from the one before it") from e
 
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, the newest first."""
+        for late in reversed([saved for saved in self.steps() if saved > step]):
+            shutil.rmtree(self._path(late))
+
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:06d}"
 

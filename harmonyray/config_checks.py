@@ -21,6 +21,7 @@ def check_together(c: Config) -> None:
             raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     _check_models(c)
     _check_lag(c)
+    _check_guard(c)
     groups = _check_groups(c)
     _check_gpus(c, groups)
     if c.audit.action == "down_weight":
@@ -33,6 +34,22 @@ def check_together(c: Config) -> None:
     check = getattr(resolve("methods", c.method.type), "check", None)
     if check is not None:  # a method of the user's own need not derive from MethodBase
         check(c.method.options, tuple(c.views))
+
+
+def _check_guard(c: Config) -> None:
+    """Going back needs a checkpoint from before the window, and a learner whose rate can be lowered."""
+    if c.guard.action != "rollback":
+        return
+    least = -(-(c.guard.window - 1) // c.checkpoint.every) + 1
+    if c.checkpoint.keep < least:
+        raise ConfigError(
+            f"'guard.action' is rollback, and a sign is only sure after guard.window = {c.guard.window} steps, when the "
+            f"{c.checkpoint.keep} checkpoint(s) kept may all be of these: set checkpoint.keep to {least} or more"
+        )
+    if not hasattr(resolve("learners", c.learner.type), "scale_rate"):
+        raise ConfigError(
+            f"'guard.action' is rollback, and learner {c.learner.type} has no scale_rate that lowers its rate: use pause"
+        )
 
 
 def _check_lag(c: Config) -> None:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harmonyray.config import Config
+from harmonyray.guarding import Event, described
 
 LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
 SHOWN_IDS = 5
@@ -100,6 +101,10 @@ class Reporter:
             self.degenerate_views.add(view)
             self.err.print(f"view {view!r} looks degenerate: {reason} (docs/views.md; audit/{view}/* in the metrics)")
 
+    def alarm(self, event: Event) -> None:
+        """What the collapse guard saw, and did."""
+        self.err.print(f"{described(event)} (docs/guard.md)")
+
     def same_prompts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Views that ask the same thing."""
         for a, b in pairs:
@@ -154,6 +159,8 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
     table = Table(
         title=f"{config.name}: {config.method.type}, {summary['steps']} steps, {summary['wall_seconds']:.0f} s",
         title_justify="left",
+        caption="\n".join(described(event) for event in summary["guard"]) or None,
+        caption_justify="left",
     )
     for header in ("", "before", "after"):
         table.add_column(header, justify="left" if not header else "right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from harmonyray.checkpoint import replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
 from harmonyray.evaluate import Evaluator
+from harmonyray.guarding import Event, TurnBack, described
 from harmonyray.loop import train
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
@@ -46,10 +47,11 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
-            last, before = _train(config, start, problems, gold, mlflow, reporter)
+            last, before, events = _train(config, start, problems, gold, mlflow, reporter)
             if last < config.steps:
                 raise KeyboardInterrupt
             summary = _summary(start.run_dir, mlflow.run_id, last, before, time.perf_counter() - begun)
+            summary["guard"] = events
             write_text(start.run_dir / "summary.json", json.dumps(summary))
             closing = (config, summary, read_metrics(start.run_dir), uri)
             write_text(start.run_dir / "summary.txt", Reporter(quiet=True).finish(*closing))
@@ -71,8 +73,9 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
 
 def _train(
     config: Config, start: Start, problems: Sequence[Problem], gold: Gold, mlflow: MlflowRun, reporter: Reporter
-) -> tuple[int, Mapping[str, float]]:
-    """Opens the runtime, runs the loop and saves the model: the last step and the evaluation before the first."""
+) -> tuple[int, Mapping[str, float], list[Event]]:
+    """Opens the runtime, runs the loop and saves the model: the last step, the evaluation before the first, and what the guard
+    did."""
     views = build.make_views(config)
     with build.open_runtime(config, views) as (runtime, grader):
         if start.checkpoint is not None:
@@ -95,12 +98,20 @@ def _train(
         if isinstance(method, Stateful) and "method" in start.state:
             method.load_state_dict(start.state["method"])
 
+        def tell(event: Event) -> None:
+            reporter.alarm(event)
+            mlflow.log_tag("guard", "\n".join(described(e) for e in watch.events))
+
+        watch = build.make_watch(config, start.store, tell)
+        if "guard" in start.state:
+            watch.load_state_dict(start.state["guard"])
         tracker = RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step])
 
         def save(step: int) -> None:
             tracker.flush()  # what a checkpoint goes on from is recorded
             learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
-            start.store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before, **learned})
+            state = {"mlflow_run_id": run_id, "eval_before": before, "guard": watch.state_dict(), **learned}
+            start.store.save(step, runtime.save, state)
 
         turned = Parts(
             schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
@@ -112,6 +123,7 @@ def _train(
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,
             tracker=tracker,
+            guard=watch,
             save=save,
             seed=config.seed,
             steps=config.steps,
@@ -122,10 +134,38 @@ def _train(
             min_complete_share=config.rollout.min_complete_share,
         )
         with tracker, _graceful_interrupt(reporter) as stop_asked:
-            last = train(turned, start.first_step, stop_asked)
+            if config.guard.action == "rollback" and start.checkpoint is None:
+                save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
+            last = _train_on(turned, start, runtime, tracker, stop_asked)
         if last == config.steps:
             replace_directory(start.run_dir / "model", runtime.save_model)
-        return last, before
+        return last, before, watch.events
+
+
+def _train_on(p: Parts, start: Start, runtime: Any, tracker: RunTracker, stop_asked: Callable[[], bool]) -> int:
+    """The loop, again from a checkpoint each time that the guard says to go back; the last step finished."""
+    first_step = start.first_step
+    while True:
+        try:
+            return train(p, first_step, stop_asked)
+        except TurnBack as back:
+            _go_back(back, p, start, runtime, tracker)
+            first_step = back.step + 1
+
+
+def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:
+    """Brings learner, engines, method and records to where the checkpoint was made. It is saved again, with the lower learning
+    rate and what the guard did, so that a resumed run does not go astray another time."""
+    tracker.go_back(back.step)
+    start.store.drop_after(back.step)
+    found = start.store.latest()
+    assert found is not None, "the guard goes back to checkpoints that there are"
+    runtime.load(found[0])
+    runtime.scale_rate(back.lr_scale)
+    if isinstance(p.method, Stateful):
+        p.method.load_state_dict(found[1]["method"])
+    p.save(back.step)
+    runtime.sync()
 
 
 def _evaluated_before(start: Start, evaluator: Evaluator, policy_version: int, mlflow: MlflowRun) -> Mapping[str, float]:

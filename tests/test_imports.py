@@ -136,6 +136,8 @@ LAYERS = [
         "collect",
         "step_metrics",
         "parts",
+        "guard",
+        "guarding",
         "ledger",
         "evaluate",
         "actors",
