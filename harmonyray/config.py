@@ -241,7 +241,7 @@ class GuardConfig(Section):
         0.6, ge=0, le=1, description="with one view: the answers' entropy, as a share of that at the start"
     )
     max_divergence: float = Field(
-        0.3,
+        0.05,
         ge=0,
         le=1,
         description="with several views: how far the share of the answers' entropy that lies between views may go from its value "

@@ -131,7 +131,7 @@ class Reporter:
         """Prints the closing table and says what to open; returns it as plain text."""
         self.close()
         table = result_table(config, summary, rows)
-        lines = _closing_lines(config, summary, uri)
+        lines = [*(described(event) for event in summary["guard"]), *_closing_lines(config, summary, uri)]
         if rows and not any(row["consensus/coverage"] for row in rows):
             lines.insert(
                 0,
@@ -159,8 +159,6 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
     table = Table(
         title=f"{config.name}: {config.method.type}, {summary['steps']} steps, {summary['wall_seconds']:.0f} s",
         title_justify="left",
-        caption="\n".join(described(event) for event in summary["guard"]) or None,
-        caption_justify="left",
     )
     for header in ("", "before", "after"):
         table.add_column(header, justify="left" if not header else "right")
@@ -188,6 +186,8 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
         table.add_row(label, _mean(first, key), _mean(last, key))
     for label, key in _hindsight(rows):
         table.add_row(label, _mean(first, key), _mean(last, key))
+    for event in summary["guard"]:
+        table.add_row(f"collapse guard: {', '.join(event['signs'])}", event["action"], f"step {event['step']}")
     return table
 
 

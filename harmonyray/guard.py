@@ -85,10 +85,7 @@ class Guard:
             key = OF_VIEWS["answered"].format(view)
             yield from _answered(view, now[key], self._at_start(key), self.limits.min_answered_left)
         if KL in now and now[KL] > self.limits.max_kl:
-            yield (
-                "kl",
-                f"{now[KL]:.3g} nats a token from the model that the run started from, guard.max_kl {self.limits.max_kl:g}",
-            )
+            yield "kl", f"{now[KL]:.3g} nats a token from the model that the run began with (guard.max_kl {self.limits.max_kl:g})"
 
     def _at_start(self, key: str) -> float:
         """A figure's mean over the first steps."""

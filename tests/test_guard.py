@@ -66,7 +66,7 @@ def test_a_run_that_begins_sure_has_nothing_to_lose() -> None:
 def test_views_that_grow_sure_of_different_answers_diverge() -> None:
     # At the start 0.2 of the entropy lies between views; 0.3 of the way from there to 1 is 0.44.
     falling = [(1.0, 0.2)] * 3 + [(0.9, 0.39), (0.8, 0.36), (0.7, 0.35), (0.7, 0.35)]
-    guard = Guard(limits(), ["a", "b"], voted=True)
+    guard = Guard(limits(max_divergence=0.3), ["a", "b"], voted=True)
     (alarm,) = alarms(guard, [row(i, *pair) for i, pair in enumerate(falling, 1)])
     assert (alarm.step, alarm.onset) == (7, 5)  # 0.39 / 0.9 is 0.433, 0.36 / 0.8 is 0.45
     assert alarm.text == (
