@@ -238,7 +238,7 @@ class GuardConfig(Section):
     )
     window: PositiveInt = Field(3, le=100, description="steps in a row that have to show a sign")
     min_entropy_left: float = Field(
-        0.6, ge=0, le=1, description="with one view: the answers' entropy, as a share of that at the start"
+        0.7, ge=0, le=1, description="with one view: the answers' entropy, as a share of that at the start"
     )
     max_divergence: float = Field(
         0.05,

@@ -40,9 +40,9 @@ def entropies(values: list[float], views: str = "a", voted: bool = True, **chang
 
 
 def test_one_view_that_grows_sure_is_told_after_three_steps() -> None:
-    # The start is (1.2 + 1.0 + 0.8) / 3 = 1, so below 0.6 counts.
-    assert entropies([1.2, 1.0, 0.8, 0.7, 0.59, 0.59, 0.59, 0.3]) == [(7, 5), (8, 5)]
-    assert entropies([1.2, 1.0, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6]) == []  # at the limit is not beyond it
+    # The start is (1.2 + 1.0 + 0.8) / 3 = 1, so below 0.7 counts.
+    assert entropies([1.2, 1.0, 0.8, 0.71, 0.69, 0.69, 0.69, 0.3]) == [(7, 5), (8, 5)]
+    assert entropies([1.2, 1.0, 0.8, 0.71, 0.71, 0.71, 0.71, 0.71]) == []
 
 
 def test_one_odd_step_is_no_alarm() -> None:
@@ -140,7 +140,7 @@ def test_the_guard_reads_no_figure_that_knows_a_gold_answer() -> None:
 
 
 def test_a_guard_that_was_saved_goes_on_as_if_nothing_had_happened() -> None:
-    values = [1.2, 1.0, 0.8, 0.7, 0.5, 0.5, 0.5, 0.3]
+    values = [1.2, 1.0, 0.8, 0.75, 0.5, 0.5, 0.5, 0.3]
     for cut in range(len(values)):
         first, second = Guard(limits(), ["a"], True), Guard(limits(), ["a"], True)
         rows = [row(i, value) for i, value in enumerate(values, 1)]
@@ -161,8 +161,8 @@ def test_going_back_forgets_what_came_after() -> None:
     guard = Guard(limits(), ["a"], True)
     assert alarms(guard, [row(i, value) for i, value in enumerate([1, 1, 1, 0.5, 0.5, 0.5], 1)])
     guard.go_back(2)
-    # A new third step makes the start (1 + 1 + 4) / 3 = 2, and 1.1 is below 0.6 of that.
-    again = [row(i, value) for i, value in enumerate([4, 1.1, 1.3, 1.1, 1.1, 1.1], 3)]
+    # A new third step makes the start (1 + 1 + 4) / 3 = 2, and 1.3 is below 0.7 of that, 1.5 is not.
+    again = [row(i, value) for i, value in enumerate([4, 1.3, 1.5, 1.3, 1.3, 1.3], 3)]
     assert [(a.step, a.onset) for a in alarms(guard, again)] == [(8, 6)]
 
 
@@ -214,7 +214,7 @@ def test_a_warning_is_given_once_a_sign(tmp_path: Path) -> None:
     assert [(event["step"], list(event["signs"])) for event in made.events] == [(6, ["sharpening"]), (10, ["sharpening", "kl"])]
     assert described(made.events[0]) == (
         "step 6: collapse guard: sharpening: the answers' entropy is 0.5 nats, 0.50 of that at the start "
-        "(guard.min_entropy_left 0.6), and no second view confirms them; since step 4"
+        "(guard.min_entropy_left 0.7), and no second view confirms them; since step 4"
     )
 
 

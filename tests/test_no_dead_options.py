@@ -30,6 +30,7 @@ LOCAL_NAMES = {
     "Resources": {"want", "for_group"},
     "RuntimeConfig": {"config"},
     "SyncConfig": {"sync_config"},
+    "GuardConfig": {"limits"},
 }
 READ_BY_OWN_METHODS = {  # `for_group` gives them out
     "PlacementConfig": ["view"],
