@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from harmonyray.algos.base import MethodContext
+from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, Plugin
 from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.paths import model_path
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
+from harmonyray.guard import Guard
+from harmonyray.guarding import Event, Watch
 from harmonyray.problems.holdout import split_holdout
 from harmonyray.protocols import Ask, Grader, StagedView, View
 from harmonyray.registry import resolve
@@ -177,6 +180,12 @@ def make_audit(
         return {**found.metrics, **{f"audit/{name}/weight": weight for name, weight in lowered}}
 
     return audit
+
+
+def make_watch(config: Config, store: CheckpointStore, tell: Callable[[Event], None]) -> Watch:
+    """The loop's `guard`."""
+    voted = not resolve("methods", config.method.type).needs_gold
+    return Watch(Guard(config.guard, list(config.views), voted), config.guard, store, tell)
 
 
 def make_evaluator(

@@ -98,6 +98,11 @@ class CheckpointStore:
                 "problem source, or leave it null"
             )
 
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, the newest first."""
+        for late in reversed([saved for saved in self.steps() if saved > step]):
+            remove_directory(self.path(late))
+
     def path(self, step: int) -> Path:
         return self.directory / f"step-{step:06d}"
 

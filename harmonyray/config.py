@@ -238,6 +238,35 @@ class AuditConfig(Section):
     )
 
 
+class GuardConfig(Section):
+    """What the collapse guard looks for and does (docs/guard.md). The run's first three steps are "the start". The limits of
+    entropy and divergence hold where the answers vote for the labels."""
+
+    action: Literal["warn", "pause", "rollback", "none"] = Field(
+        "warn",
+        description="at a sign: say so; or save and end the run; or go back to the last checkpoint from before it, with a lower "
+        "learning rate",
+    )
+    window: PositiveInt = Field(3, le=100, description="steps in a row that have to show a sign")
+    min_entropy_left: float = Field(
+        0.7, ge=0, le=1, description="with one view: the answers' entropy, as a share of that at the start"
+    )
+    max_divergence: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="with several views: how far the share of the answers' entropy that lies between views may go from its value "
+        "at the start towards 1",
+    )
+    max_length_change: float = Field(3.0, gt=1, description="times longer or shorter than at the start, in any view")
+    min_answered_left: float = Field(
+        0.5, ge=0, le=1, description="share of responses with an answer, as a share of that at the start, in any view"
+    )
+    max_kl: PositiveFloat = Field(1.0, description="nats a token from the model that the run began with (if learner.kl_coef > 0)")
+    lr_factor: float = Field(0.5, gt=0, lt=1, description="rollback: the learning rate is multiplied by it each time")
+    max_rollbacks: PositiveInt = Field(2, description="rollback: how often in a run; after that the run is paused")
+
+
 class TrackingConfig(Section):
     experiment: str = "harmonyray"
     uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite file mlflow.db beside the run directories")
@@ -264,6 +293,7 @@ class Config(Section):
     runtime: RuntimeConfig
     sync: SyncConfig
     audit: AuditConfig
+    guard: GuardConfig = Field(default_factory=lambda: GuardConfig.model_validate({}))
     checkpoint: CheckpointConfig
     tracking: TrackingConfig
 

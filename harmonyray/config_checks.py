@@ -23,6 +23,7 @@ def check_together(c: Config) -> None:
     _check_view_weights(c)
     _check_lag(c)
     _check_best(c)
+    _check_guard(c)
     groups = _check_groups(c)
     _check_gpus(c, groups)
     if c.audit.action == "down_weight":
@@ -41,6 +42,22 @@ def _check_view_weights(c: Config) -> None:
     for name in c.objective.view_weights:
         if name not in c.views:
             raise ConfigError(f"'objective.view_weights' names {name!r}, which is no view: {nearest(name, list(c.views))}")
+
+
+def _check_guard(c: Config) -> None:
+    """Going back needs a checkpoint from before the window, and a learner whose rate can be lowered."""
+    if c.guard.action != "rollback":
+        return
+    least = -(-(c.guard.window - 1) // c.checkpoint.every) + 1
+    if c.checkpoint.keep < least:
+        raise ConfigError(
+            f"'guard.action' is rollback, and a sign is only sure after guard.window = {c.guard.window} steps, when the "
+            f"{c.checkpoint.keep} checkpoint(s) kept may all be of these: set checkpoint.keep to {least} or more"
+        )
+    if not hasattr(resolve("learners", c.learner.type), "scale_rate"):
+        raise ConfigError(
+            f"'guard.action' is rollback, and learner {c.learner.type} has no scale_rate that lowers its rate: use pause"
+        )
 
 
 def _check_lag(c: Config) -> None:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harmonyray.config import Config
+from harmonyray.guarding import Event, described
 
 LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
 SHOWN_IDS = 5
@@ -104,6 +105,10 @@ class Reporter:
             self.degenerate_views.add(view)
             self.err.print(f"view {view!r} looks degenerate: {reason} (docs/views.md; audit/{view}/* in the metrics)")
 
+    def alarm(self, event: Event) -> None:
+        """What the collapse guard saw, and did."""
+        self.err.print(f"{described(event)} (docs/guard.md)")
+
     def same_prompts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Views that ask the same thing."""
         for a, b in pairs:
@@ -135,7 +140,7 @@ class Reporter:
         """Prints the closing table and says what to open; returns it as plain text."""
         self.close()
         table = result_table(config, summary, rows)
-        lines = _closing_lines(config, summary, uri)
+        lines = [*(described(event) for event in summary["guard"]), *_closing_lines(config, summary, uri)]
         if rows and not any(row["consensus/coverage"] for row in rows):
             lines.insert(
                 0,
@@ -190,6 +195,8 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
         table.add_row(label, _mean(first, key), _mean(last, key))
     for label, key in _hindsight(rows):
         table.add_row(label, _mean(first, key), _mean(last, key))
+    for event in summary["guard"]:
+        table.add_row(f"collapse guard: {', '.join(event['signs'])}", event["action"], f"step {event['step']}")
     return table
 
 

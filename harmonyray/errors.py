@@ -67,6 +67,10 @@ class CheckpointError(RunError):
     """A checkpoint that cannot be written (a full disk), or that is missing, incomplete or altered."""
 
 
+class CollapseError(RunError):
+    """A run that the collapse guard has paused."""
+
+
 class GraderError(RunError):
     """The answer workers cannot be kept alive."""
 

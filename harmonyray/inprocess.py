@@ -102,6 +102,10 @@ class InProcessRuntime:
         assert self.learner is not None
         self.learner.load(directory)
 
+    def scale_rate(self, scale: float) -> None:
+        assert self.learner is not None
+        self.learner.scale_rate(scale)
+
     def save_model(self, directory: Path) -> None:
         assert self.learner is not None
         self.learner.save_model(directory)

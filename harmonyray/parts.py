@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harmonyray.evaluate import Evaluator
+from harmonyray.guarding import Watch
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
 from harmonyray.types import AnswerGroup
@@ -27,6 +28,7 @@ class Parts:
     advantage: Advantage
     evaluator: Evaluator
     tracker: Tracker
+    guard: Watch
     save: Callable[[int], None]
     seed: int
     steps: int

@@ -220,6 +220,14 @@ class Learner(Protocol):
     def load(self, directory: Path) -> None: ...
 
 
+@runtime_checkable
+class ScalesRate(Protocol):
+    """A learner whose learning rate can be made `scale` times what its schedule says, from then on; `save` and `load` keep it.
+    Optional: without it a run cannot be rolled back."""
+
+    def scale_rate(self, scale: float) -> None: ...
+
+
 class Runtime(Sampler, Protocol):
     """Engines and learner behind one object, and the broadcast between them."""
 

@@ -16,6 +16,7 @@ from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
 from harmonyray.errors import CheckpointError
 from harmonyray.evaluate import Evaluator
+from harmonyray.guarding import Event, TurnBack, described
 from harmonyray.loop import train
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
@@ -48,10 +49,11 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
-            last, before = _train(config, start, problems, gold, mlflow, reporter)
+            last, before, events = _train(config, start, problems, gold, mlflow, reporter)
             if last < config.steps:
                 raise KeyboardInterrupt
             summary = _summary(start.run_dir, mlflow.run_id, last, before, time.perf_counter() - begun)
+            summary["guard"] = events
             write_text(start.run_dir / "summary.json", json.dumps(summary))
             closing = (config, summary, read_metrics(start.run_dir), uri)
             write_text(start.run_dir / "summary.txt", Reporter(quiet=True).finish(*closing))
@@ -73,8 +75,9 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
 
 def _train(
     config: Config, start: Start, problems: Sequence[Problem], gold: Gold, mlflow: MlflowRun, reporter: Reporter
-) -> tuple[int, Mapping[str, float]]:
-    """Opens the runtime, runs the loop and saves the model: the last step and the evaluation before the first."""
+) -> tuple[int, Mapping[str, float], list[Event]]:
+    """Opens the runtime, runs the loop and saves the model: the last step, the evaluation before the first, and what the guard
+    did."""
     views = build.make_views(config)
     with build.open_runtime(config, views) as (runtime, grader):
         if start.checkpoint is not None:
@@ -98,7 +101,16 @@ def _train(
         if isinstance(method, Stateful) and "method" in start.state:
             method.load_state_dict(start.state["method"])
 
+        def tell(event: Event) -> None:
+            reporter.alarm(event)
+            mlflow.log_tag("guard", "\n".join(described(e) for e in watch.events))
+
+        watch = build.make_watch(config, start.store, tell)
+        if "guard" in start.state:
+            watch.load_state_dict(start.state["guard"])
         tracker = RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step])
+        known = {"mlflow_run_id": run_id, "eval_before": before}
+        save = _saver(config, start.store, runtime, {"method": method, "guard": watch}, tracker, known)
         turned = Parts(
             schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
             asks=asks,
@@ -109,8 +121,9 @@ def _train(
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,
             tracker=tracker,
-            save=_saver(config, start.store, runtime, method, tracker, {"mlflow_run_id": run_id, "eval_before": before}),
+            save=save,
             is_best=start.store.is_best,
+            guard=watch,
             seed=config.seed,
             steps=config.steps,
             eval_every=config.eval.every,
@@ -120,16 +133,53 @@ def _train(
             min_complete_share=config.rollout.min_complete_share,
         )
         with tracker, _graceful_interrupt(reporter) as stop_asked:
-            last = train(turned, start.first_step, stop_asked)
+            if config.guard.action == "rollback" and start.checkpoint is None:
+                save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
+            last = _train_on(turned, start, runtime, tracker, stop_asked)
         if last == config.steps:
             replace_directory(start.run_dir / "model", runtime.save_model)
-        return last, before
+        return last, before, watch.events
+
+
+def _train_on(p: Parts, start: Start, runtime: Any, tracker: RunTracker, stop_asked: Callable[[], bool]) -> int:
+    """The loop, again from a checkpoint each time that the guard says to go back; the last step finished."""
+    first_step = start.first_step
+    while True:
+        try:
+            return train(p, first_step, stop_asked)
+        except TurnBack as back:
+            _go_back(back, p, start, runtime, tracker)
+            first_step = back.step + 1
+
+
+def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:
+    """Brings learner, engines, method and records to where the checkpoint was made. It is saved again, with the lower learning
+    rate and what the guard did, so that a resumed run does not go astray another time."""
+    tracker.go_back(back.step)
+    start.store.drop_after(back.step)
+    found, refused = start.store.newest()
+    if found is None or found[1]["step"] != back.step:
+        raise CheckpointError(
+            f"the collapse guard goes back to step {back.step}, whose checkpoint is damaged ({refused.get(back.step)}): go on "
+            "from the one before with --resume"
+        )
+    runtime.load(found[0])
+    runtime.scale_rate(back.lr_scale)
+    if isinstance(p.method, Stateful):
+        p.method.load_state_dict(found[1]["method"])
+    p.save(back.step)
+    runtime.sync()
 
 
 def _saver(
-    config: Config, store: CheckpointStore, runtime: Any, method: Any, tracker: RunTracker, known: Mapping[str, Any]
+    config: Config,
+    store: CheckpointStore,
+    runtime: Any,
+    parts: Mapping[str, Any],
+    tracker: RunTracker,
+    known: Mapping[str, Any],
 ) -> Callable[[int], None]:
-    """What saves the step that was logged last, with what is `known` of the run."""
+    """What saves the step that was logged last, with what is `known` of the run and the state of those `parts` that have one."""
 
     def write(directory: Path) -> None:
         runtime.save(directory)
@@ -142,7 +192,7 @@ def _saver(
 
     def save(step: int) -> None:
         tracker.flush()  # what a checkpoint goes on from is recorded
-        learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
+        learned = {name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)}
         state = {**known, "eval": evaluation(tracker.last_row), **learned}
         store.save(step, runtime.policy_version, write, state)
 

@@ -18,7 +18,7 @@ from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError
 from harmonyray.tracking import rewind
 
-MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "checkpoint", "tracking"}
+MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "guard", "checkpoint", "tracking"}
 MAY_CHANGE_TOO = {"rollout.request_timeout_s", "rollout.max_attempts", "rollout.min_complete_share"}
 RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
 

@@ -77,6 +77,14 @@ class RunTracker:
         if writing is not None:
             writing.result()
 
+    def go_back(self, step: int) -> None:
+        """Forgets the steps after `step`: they will be run, and recorded, again."""
+        self.flush()
+        rewind(self.run_dir, step)
+        rows = read_metrics(self.run_dir)
+        self.last_row = rows[-1] if rows else {}
+        self.mlflow.go_back(step)
+
     def _write(
         self,
         step: int,
@@ -237,6 +245,17 @@ class MlflowRun:
             batch = [Metric(key, float(value), now, step) for key, value in row.items() if key != "step"]
             for i in range(0, len(batch), MLFLOW_METRICS):
                 self._client.log_batch(self.run_id, metrics=batch[i : i + MLFLOW_METRICS])
+
+        self._queue(write)
+
+    def log_tag(self, key: str, value: str) -> None:
+        self._queue(lambda: self._client.set_tag(self.run_id, key, value))
+
+    def go_back(self, step: int) -> None:
+        """The steps after `step` are run again, and their points logged beside the first ones."""
+
+        def write() -> None:
+            self._last_step = min(self._last_step, step)
 
         self._queue(write)
 

@@ -54,6 +54,7 @@ SUMMARY: dict[str, Any] = {
     "eval_before": BEFORE,
     "eval_after": AFTER,
     "wall_seconds": 12.3,
+    "guard": [],
 }
 
 

@@ -140,6 +140,8 @@ LAYERS = [
         "collect",
         "step_metrics",
         "parts",
+        "guard",
+        "guarding",
         "ledger",
         "evaluate",
         "actors",

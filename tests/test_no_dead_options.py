@@ -31,6 +31,7 @@ LOCAL_NAMES = {
     "RuntimeConfig": {"config"},
     "SyncConfig": {"sync_config"},
     "ObjectiveOptions": {"options"},
+    "GuardConfig": {"limits"},
 }
 READ_BY_OWN_METHODS = {  # `for_group` gives them out
     "PlacementConfig": ["view"],

@@ -51,6 +51,7 @@ class TorchLearner:
         self.passes = Passes(self.model, self.reference, self.objective)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         self.policy_version = 0
+        self.lr_scale = 1.0
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         """One optimizer step on the batch; `step` (from 1) sets the learning rate."""
@@ -60,13 +61,17 @@ class TorchLearner:
             loss, values = self.passes.loss_of(batch, rows, row_weight)
             loss.backward()
             seen.append(values)
-        lr = learning_rate(self.options, step, self.steps)
+        lr = learning_rate(self.options, step, self.steps) * self.lr_scale
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()
         self.policy_version += 1
         return UpdateReport(self.policy_version, summary(seen) | {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows})
+
+    def scale_rate(self, scale: float) -> None:
+        """From here on the learning rate is `scale` times the schedule's; checkpoints keep it."""
+        self.lr_scale = scale
 
     def weights(self) -> dict[str, Tensor]:
         return named_weights(self.model)
@@ -80,7 +85,7 @@ class TorchLearner:
         """Writes everything that `load` needs to go on as if nothing had happened."""
         self.save_model(directory / "model")
         torch.save(self.optimizer.state_dict(), directory / "optimizer.pt")
-        (directory / "learner.json").write_text(json.dumps({"policy_version": self.policy_version}))
+        (directory / "learner.json").write_text(json.dumps({"policy_version": self.policy_version, "lr_scale": self.lr_scale}))
 
     def load(self, directory: Path) -> None:
         """Takes up weights, optimizer and policy version of a checkpoint; the reference model stays the run's first.
@@ -90,11 +95,12 @@ class TorchLearner:
         try:
             saved = load_model(str(directory / "model"), str(self.model.dtype).removeprefix("torch."))
             optimizer = torch.load(directory / "optimizer.pt", weights_only=True, map_location=self.model.device)
-            version = json.loads((directory / "learner.json").read_text())["policy_version"]
+            counters = json.loads((directory / "learner.json").read_text())
+            version, scale = counters["policy_version"], counters.get("lr_scale", 1.0)  # older checkpoints have none
             self.model.load_state_dict(saved.state_dict())
             self.optimizer.load_state_dict(optimizer)
         except Exception as e:  # a damaged file makes torch's reader raise anything
             raise CheckpointError(
                 f"checkpoint '{directory}' cannot be loaded ({e}): delete it to resume from the one before it"
             ) from e
-        self.policy_version = version
+        self.policy_version, self.lr_scale = version, scale
