@@ -68,6 +68,8 @@ METRICS = [
     "reward/solver/mean",
     "reward/reframer/mean",
     "train/loss",
+    "train/zero_variance_groups",
+    "train/importance_cut",
     "policy_version",
     "step",
 ]
