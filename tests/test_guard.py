@@ -179,7 +179,7 @@ def test_what_is_kept_does_not_grow_with_the_run() -> None:
 def store(tmp_path: Path, *steps: int, keep: int = 3) -> CheckpointStore:
     made = CheckpointStore(tmp_path, keep)
     for step in steps:
-        made.save(step, lambda directory: None, {})
+        made.save(step, step, lambda directory: None, {})
     return made
 
 

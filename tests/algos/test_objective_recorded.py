@@ -60,7 +60,8 @@ def batch_of(row: dict[str, Any]) -> Batch:
     """One part of rows without prompts: only what the weights of rows are made of."""
     mask = np.array(row["mask"], dtype=bool)
     lengths, zeros = mask.sum(1), np.zeros(mask.shape, dtype=np.float32)
-    return Batch(np.zeros(mask.shape, dtype=np.int64), lengths, mask, zeros, zeros, np.zeros(len(mask), np.int64), zeros[:, 0])
+    one = np.zeros(len(mask), np.int64)
+    return Batch(np.zeros(mask.shape, dtype=np.int64), lengths, mask, zeros, zeros, one, zeros[:, 0], one)
 
 
 def recorded_loss(row: dict[str, Any], loss: Loss, aggregation: str) -> tuple[float, float, Tensor]:
