@@ -1,6 +1,6 @@
 """When the collapse guard fires, and when accuracy began to fall: runs built to collapse, and runs that learn.
 
-    python benchmarks/collapse_guard.py --seeds 0 1 2 --runs-dir /tmp/collapse --out benchmarks/results
+    python benchmarks/collapse_guard.py --runs majority self harmonic --runs-dir /tmp/collapse --out benchmarks/results
 
 Every run is a `harmonyray train` of its own, one after the other, evaluated after every step; one that is in `--runs-dir` already
 is not run again. The guard, with its defaults, is then shown the rows that the runs recorded, which is all that it sees in a

@@ -84,7 +84,7 @@ class Guard:
             yield from _length(view, now[key], self._at_start(key), self.limits.max_length_change)
             key = OF_VIEWS["answered"].format(view)
             yield from _answered(view, now[key], self._at_start(key), self.limits.min_answered_left)
-        if KL in now and now[KL] > self.limits.max_kl:
+        if KL in now and not now[KL] <= self.limits.max_kl:  # not a number is beyond any limit
             yield "kl", f"{now[KL]:.3g} nats a token from the model that the run began with (guard.max_kl {self.limits.max_kl:g})"
 
     def _at_start(self, key: str) -> float:

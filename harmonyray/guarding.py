@@ -32,10 +32,14 @@ class Watch:
         self.alarm: Alarm | None = None
 
     def look(self, row: Mapping[str, float]) -> dict[str, float]:
-        """Takes in a step's metrics; returns `guard/fired`, `guard/{sign}`, each 1 or 0, and `guard/rollbacks` so far."""
+        """Takes in a step's metrics; returns `guard/fired`, `guard/{sign}`, each 1 or 0, and `guard/rollbacks` so far.
+
+        With action "none" it only remembers, so that a resumed run with another action knows how the run began.
+        """
+        alarm = self.guard.look(row)
         if self.limits.action == "none":
             return {}
-        self.alarm = self.guard.look(row)
+        self.alarm = alarm
         signs = {} if self.alarm is None else self.alarm.signs
         metrics = {"guard/fired": float(bool(signs)), "guard/rollbacks": float(self.rollbacks)}
         return metrics | {f"guard/{sign}": float(sign in signs) for sign in SIGNS}

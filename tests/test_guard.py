@@ -86,6 +86,7 @@ def test_stray_answers_at_the_end_are_no_divergence() -> None:
         ("rollout__b__length", 300.0, 301.0, "length"),
         ("rollout__b__answered", 0.41, 0.39, "answered"),  # half of 0.8
         ("train__kl", 1.0, 1.01, "kl"),
+        ("train__kl", 1.0, float("nan"), "kl"),
     ],
 )
 def test_the_other_limits(key: str, fine: float, beyond: float, sign: str) -> None:
@@ -218,11 +219,14 @@ def test_a_warning_is_given_once_a_sign(tmp_path: Path) -> None:
     )
 
 
-def test_none_looks_at_nothing(tmp_path: Path) -> None:
+def test_none_does_nothing_but_remembers_for_a_resumed_run(tmp_path: Path) -> None:
     made = watch(store(tmp_path), action="none")
     made.act()
     assert made.look(row(7, 0.5)) == {}
     assert made.events == []
+    resumed = Watch(Guard(limits(), ["a"], True), limits(), store(tmp_path), lambda event: None)
+    resumed.load_state_dict(json.loads(json.dumps(made.state_dict())))
+    assert resumed.look(row(8, 0.5))["guard/sharpening"] == 1.0
 
 
 def test_a_pause_names_the_last_good_checkpoint_that_stays(tmp_path: Path) -> None:
