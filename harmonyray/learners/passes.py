@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harmonyray.algos.objective import Objective, Tokens
+from harmonyray.learners.packing import packed_token_logprobs
 from harmonyray.learners.token_logprobs import token_logprobs
 from harmonyray.types import Batch, FloatArray, IntArray
 
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 class Passes:
     """Runs micro-batches of one model. `reference` is the model that the KL is taken to, None where the objective needs none.
-    What it adds to the gradients does not depend on how an update is cut into micro-batches."""
+    What it adds to the gradients does not depend on how an update is cut into micro-batches, nor on `packing`: whether their rows
+    are laid end to end instead of being padded."""
 
-    def __init__(self, model: PreTrainedModel, reference: PreTrainedModel | None, objective: Objective) -> None:
+    def __init__(
+        self, model: PreTrainedModel, reference: PreTrainedModel | None, objective: Objective, packing: bool = False
+    ) -> None:
         assert (reference is not None) == objective.needs_reference
-        self.model, self.reference, self.objective = model, reference, objective
+        self.model, self.reference, self.objective, self.packing = model, reference, objective, packing
 
     def loss_of(self, batch: Batch, rows: IntArray, row_weight: FloatArray) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of these rows, to be minimised, and values of their response tokens, each [number of them] and detached.
@@ -35,14 +39,20 @@ class Passes:
         mask = torch.from_numpy(batch.response_mask[rows, :width]).to(device)
         weight = torch.from_numpy(row_weight[rows]).float().to(device)[:, None].expand(mask.shape)[mask]
 
+        lengths = torch.from_numpy(batch.lengths[rows]).to(device)
         temperatures = torch.from_numpy(batch.temperatures[rows]).to(device)
-        logprobs, entropy = token_logprobs(
-            self.model, ids, mask, temperatures, entropy_grad=self.objective.needs_entropy_gradient
-        )
+
+        def seen_by(model: PreTrainedModel, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+            if not self.packing:
+                return token_logprobs(model, ids, mask, temperatures, entropy_grad=entropy_grad)
+            inside = torch.arange(width, device=device) < lengths[:, None]
+            return packed_token_logprobs(model, ids[inside], mask[inside], lengths, temperatures, entropy_grad=entropy_grad)
+
+        logprobs, entropy = seen_by(self.model, self.objective.needs_entropy_gradient)
         reference: Tensor | None = None
         if self.reference is not None:
             with torch.no_grad():
-                reference, _ = token_logprobs(self.reference, ids, mask, temperatures)
+                reference, _ = seen_by(self.reference, False)
         tokens = Tokens(
             logprobs=logprobs,
             entropy=entropy,

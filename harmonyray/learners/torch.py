@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from harmonyray.algos.objective import Objective
@@ -33,6 +33,9 @@ class TorchLearner:
         weight_decay: NonNegativeFloat = 0.0
         max_grad_norm: PositiveFloat = 1.0
         max_tokens_per_micro_batch: PositiveInt = 4096
+        packing: bool = Field(
+            False, description="rows end to end instead of padded, where the model can: for FlashAttention (slower on a CPU)"
+        )
 
     def __init__(self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int) -> None:
         """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded, ConfigError for
@@ -48,7 +51,7 @@ class TorchLearner:
         lay_out(self.model)
         self.objective = Objective(loss, objective)
         self.reference = copy.deepcopy(self.model).requires_grad_(False) if self.objective.needs_reference else None
-        self.passes = Passes(self.model, self.reference, self.objective)
+        self.passes = Passes(self.model, self.reference, self.objective, options.packing)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         self.policy_version = 0
         self.lr_scale = 1.0

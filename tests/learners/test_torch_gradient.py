@@ -179,11 +179,12 @@ def test_one_token(workshop: Any) -> None:
 # --- what must not matter --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("max_tokens", [1, 14, 40, 75])
-def test_micro_batching_changes_nothing(workshop: Any, max_tokens: int) -> None:
+def test_neither_micro_batching_nor_packing_changes_anything(workshop: Any, max_tokens: int, packing: bool) -> None:
     batch = workshop.batch(num_rows=12)
     whole = workshop.learner(kl_coef=0.2, max_tokens_per_micro_batch=10_000)
-    parts = workshop.learner(kl_coef=0.2, max_tokens_per_micro_batch=max_tokens)
+    parts = workshop.learner(kl_coef=0.2, max_tokens_per_micro_batch=max_tokens, packing=packing)
     assert len(list(micro_batches(batch.lengths, 10_000))) == 1 < len(list(micro_batches(batch.lengths, max_tokens)))
     shake(whole)
     shake(parts)
