@@ -59,6 +59,15 @@ def check_gold(config: Config, problems: Sequence[Problem], gold: Mapping[str, G
         )
 
 
+def check_best(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
+    """Raises ConfigError if checkpoints are to be chosen by answers that nobody knows."""
+    if config.checkpoint.best is not None and not any(p.id in gold for p in problems):
+        raise ConfigError(
+            f"'checkpoint.best' is {config.checkpoint.best}, and there are no gold answers to evaluate that with: add answers to "
+            "the problem source, or leave it null"
+        )
+
+
 @contextmanager
 def open_runtime(config: Config, views: Sequence[View], learn: bool = True) -> Iterator[tuple[Any, Grader]]:
     """Engines, learner (unless `learn` is false) and grader of a run, as actors or in this process; closed on leaving.

@@ -11,22 +11,24 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.errors import CheckpointError
 from harmonyray.manifest import find_faults, write_manifest
 
 STATE_FILE = "state.json"
 EVALUATION = ("eval/", "holdout/")  # what the names of an evaluation's metrics begin with
 NEARLY_NOTHING = 2**16  # bytes free on a full disk, at most
+REPLACED = ".replaced-"  # before the name of a folder that another is about to take the place of
 
 
 class CheckpointStore:
     """The `checkpoints/` folder of a run: `step-000010/`, each complete or absent.
 
-    `keep` newest ones are kept, and beside them the one whose evaluation was highest in the metric `best`, if there is one.
+    `keep` newest ones are kept, and beside them the one whose evaluation was highest in the metric `best`, if there is one, and
+    the newest that is at least `spare` steps older than the last (0: none).
     """
 
-    def __init__(self, directory: Path, keep: int, best: str | None = None) -> None:
-        self.directory, self.keep, self.best = directory, keep, best
+    def __init__(self, directory: Path, keep: int, best: str | None = None, spare: int = 0) -> None:
+        self.directory, self.keep, self.best, self.spare = directory, keep, best, spare
 
     def save(self, step: int, policy_version: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
         """Calls `write` on a new folder, adds `state` and the manifest, and makes it appear as the checkpoint of `step`; drops
@@ -44,7 +46,7 @@ class CheckpointStore:
         for left in self.directory.glob(".*-step-*"):  # by a crash
             shutil.rmtree(left, ignore_errors=True)
         replace_directory(final, write_all)
-        for old in set(self.steps()[: -self.keep]) - {self.best_step()}:
+        for old in set(self.steps()[: -self.keep]) - {self.best_step()} - self._spared():
             remove_directory(self.path(old))
         return final
 
@@ -59,6 +61,7 @@ class CheckpointStore:
 
         Raises CheckpointError if there are some and none of them is good.
         """
+        _put_back(self.directory)
         refused: dict[int, str] = {}
         for step in reversed(self.steps()):
             wrong = find_faults(self.path(step))
@@ -90,13 +93,9 @@ class CheckpointStore:
         value = None if self.best is None else row.get(self.best)
         return value is not None and all(value > other for other in self._evaluated().values())
 
-    def check_best(self, evaluated: Mapping[str, float]) -> None:
-        """Raises ConfigError if an evaluation has no such metric as `best`: nobody knows the answers."""
-        if self.best is not None and self.best not in evaluated:
-            raise ConfigError(
-                f"'checkpoint.best' is {self.best}, and there are no gold answers to evaluate that with: add answers to the "
-                "problem source, or leave it null"
-            )
+    def sound_before(self, step: int) -> int | None:
+        """The newest checkpoint from before `step` that is as it was written."""
+        return next((saved for saved in reversed(self.steps()) if saved < step and not find_faults(self.path(saved))), None)
 
     def drop_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps, the newest first."""
@@ -105,6 +104,14 @@ class CheckpointStore:
 
     def path(self, step: int) -> Path:
         return self.directory / f"step-{step:06d}"
+
+    def _spared(self) -> set[int]:
+        """The newest that is old enough, and the one that will be next."""
+        if not self.spare:
+            return set()
+        steps = self.steps()
+        old = [step for step in steps if step <= steps[-1] - self.spare]
+        return {*old[-1:], steps[len(old)]}
 
     def _evaluated(self) -> dict[int, float]:
         """The value of `best` by step. (A checkpoint whose state cannot be read has none; it is refused where it is loaded.)"""
@@ -123,20 +130,25 @@ def evaluation(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def replace_directory(final: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` on a new folder and puts it in the place of `final` only when it is complete; else it is removed.
+    """Calls `write` on a new folder and puts it in the place of `final` only when it is complete; else it is removed, and what
+    was there before stays (after a crash between the two renamings: once `_put_back` was called).
 
     Raises CheckpointError on a full disk.
     """
-    partial = final.parent / f".partial-{final.name}"
+    partial, replaced = final.parent / f".partial-{final.name}", final.parent / f"{REPLACED}{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         write(partial)
         _flush(partial)
-        remove_directory(final)
+        if final.exists():
+            final.rename(replaced)
         partial.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException as e:
         full = _is_full(e, partial)
+        _put_back(final.parent)
         shutil.rmtree(partial, ignore_errors=True)
         if full:
             raise CheckpointError(
@@ -144,6 +156,14 @@ def replace_directory(final: Path, write: Callable[[Path], None]) -> None:
                 "with --resume"
             ) from e
         raise
+
+
+def _put_back(directory: Path) -> None:
+    """Gives folders that were being replaced their names again, where nothing has come in their place."""
+    for left in directory.glob(f"{REPLACED}*"):
+        final = directory / left.name.removeprefix(REPLACED)
+        if not final.exists():
+            left.rename(final)
 
 
 def remove_directory(path: Path) -> None:

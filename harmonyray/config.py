@@ -262,7 +262,11 @@ class GuardConfig(Section):
     min_answered_left: float = Field(
         0.5, ge=0, le=1, description="share of responses with an answer, as a share of that at the start, in any view"
     )
-    max_kl: PositiveFloat = Field(1.0, description="nats a token from the model that the run began with (if learner.kl_coef > 0)")
+    max_kl: PositiveFloat = Field(
+        1.0,
+        description="per token, from the model that the run began with, in what objective.kl estimates (k1 and k3: nats); needs "
+        "objective.kl_coef above 0",
+    )
     lr_factor: float = Field(0.5, gt=0, lt=1, description="rollback: the learning rate is multiplied by it each time")
     max_rollbacks: PositiveInt = Field(2, description="rollback: how often in a run; after that the run is paused")
 

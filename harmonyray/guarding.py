@@ -44,22 +44,23 @@ class Watch:
         metrics = {"guard/fired": float(bool(signs)), "guard/rollbacks": float(self.rollbacks)}
         return metrics | {f"guard/{sign}": float(sign in signs) for sign in SIGNS}
 
-    def act(self) -> None:
-        """Does what the configuration says about the step's alarm, if there is one. Raises CollapseError to pause, TurnBack to
-        go back."""
-        if self.alarm is None:
+    def act(self, failure: Exception | None = None) -> None:
+        """Does what the configuration says about the step's alarm, if there is one; nothing after a `failure`, which ends the
+        run. Raises CollapseError to pause, TurnBack to go back."""
+        if self.alarm is None or failure is not None:
             return
         if self.limits.action == "warn":
             told = {sign for event in self.events if event["action"] == "warn" for sign in event["signs"]}
             if set(self.alarm.signs) - told:
                 self._record("warn")
             return
-        good = [step for step in self.store.steps() if step < self.alarm.onset]
-        if self.limits.action == "rollback" and good and self.rollbacks < self.limits.max_rollbacks:
+        goes_back = self.limits.action == "rollback" and self.rollbacks < self.limits.max_rollbacks
+        good = self.store.sound_before(self.alarm.onset) if goes_back else None
+        if good is not None:
             scale = self.limits.lr_factor ** (self.rollbacks + 1)
-            self._record("rollback", to=good[-1], lr_scale=scale)
-            self.guard.go_back(good[-1])
-            raise TurnBack(good[-1], scale)
+            self._record("rollback", to=good, lr_scale=scale)
+            self.guard.go_back(good)
+            raise TurnBack(good, scale)
         self._record("pause")
         raise CollapseError(self._paused(self.alarm))
 

@@ -71,7 +71,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
             row |= p.guard.look(row)
             p.tracker.log_step(step, row | clock.seconds, got, judgements, ledger)
             finished, stopping = step, step < p.steps and stop_asked()
-            p.guard.act()
+            p.guard.act(failure)
             if p.saves(step) or stopping or p.is_best(row):
                 p.save(step)
                 saved = step

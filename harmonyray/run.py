@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray import build
-from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
+from harmonyray.checkpoint import STATE_FILE, CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
 from harmonyray.errors import CheckpointError
@@ -39,6 +39,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     begun = time.perf_counter()
     problems, gold = build.load_problems(config)
     build.check_gold(config, problems, gold)
+    build.check_best(config, problems, gold)
     build.check_models(config)
     build.check_drafts(build.make_asks(config, build.make_views(config)))
     with open_run(config, run_dir, resume) as start:
@@ -95,7 +96,6 @@ def _train(
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
         before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)
-        start.store.check_best(before)
         reporter.evaluated(before)
         method = build.make_method(config, grader, gold)
         if isinstance(method, Stateful) and "method" in start.state:
@@ -154,19 +154,14 @@ def _train_on(p: Parts, start: Start, runtime: Any, tracker: RunTracker, stop_as
 
 def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:
     """Brings learner, engines, method and records to where the checkpoint was made. It is saved again, with the lower learning
-    rate and what the guard did, so that a resumed run does not go astray another time."""
-    tracker.go_back(back.step)
-    start.store.drop_after(back.step)
-    found, refused = start.store.newest()
-    if found is None or found[1]["step"] != back.step:
-        raise CheckpointError(
-            f"the collapse guard goes back to step {back.step}, whose checkpoint is damaged ({refused.get(back.step)}): go on "
-            "from the one before with --resume"
-        )
-    runtime.load(found[0])
+    rate and what the guard did, so that a resumed run does not go astray another time. Until it is loaded nothing is given up."""
+    path = start.store.path(back.step)
+    runtime.load(path)
     runtime.scale_rate(back.lr_scale)
     if isinstance(p.method, Stateful):
-        p.method.load_state_dict(found[1]["method"])
+        p.method.load_state_dict(json.loads((path / STATE_FILE).read_text())["method"])
+    start.store.drop_after(back.step)
+    tracker.go_back(back.step)
     p.save(back.step)
     runtime.sync()
 

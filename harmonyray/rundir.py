@@ -16,6 +16,7 @@ from typing import Any
 from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError
+from harmonyray.guard import START_STEPS
 from harmonyray.tracking import rewind
 
 MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "guard", "checkpoint", "tracking"}
@@ -112,7 +113,9 @@ def _take_up(config: Config, run_dir: Path) -> Start:
 
 
 def _store(config: Config, run_dir: Path) -> CheckpointStore:
-    return CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.best)
+    # A rollback goes to a checkpoint from before the steps that it is judged by.
+    spare = max(config.guard.window, START_STEPS) if config.guard.action == "rollback" else 0
+    return CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.best, spare)
 
 
 def _read_record(run_dir: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harmonyray import checkpoint
+from harmonyray import build, checkpoint
 from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import load_config
 from harmonyray.errors import CheckpointError, ConfigError
@@ -76,6 +76,31 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     store.save(3, 9, writes("new"), {"a": 2})
     assert (tmp_path / "step-000003" / "nested" / "weights").read_text() == "new"
     assert store.newest() == ((tmp_path / "step-000003", {"step": 3, "a": 2}), {})
+    assert names(tmp_path) == ["step-000003"]
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_checkpoint_that_is_replaced_is_there_whatever_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: bool
+) -> None:
+    """Ctrl-C, or the process's end, between the old one's losing its name and the new one's getting it."""
+    store = CheckpointStore(tmp_path, keep=2)
+    store.save(3, 9, writes("old"), {"a": 1})
+    rename = Path.rename
+
+    def broken(self: Path, target: Path) -> Path:
+        if self.name.startswith(".partial-"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", broken)
+        if crash:
+            patched.setattr(checkpoint, "_put_back", lambda directory: None)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(3, 9, writes("new"), {"a": 2})
+    assert store.steps() == ([] if crash else [3])
+    assert store.newest() == ((tmp_path / "step-000003", {"step": 3, "a": 1}), {})
     assert names(tmp_path) == ["step-000003"]
 
 
@@ -201,11 +226,25 @@ def test_what_beats_the_best(tmp_path: Path) -> None:
     assert store.best_step() == 2
 
 
-def test_a_best_that_nothing_measures_is_refused(tmp_path: Path) -> None:
-    CheckpointStore(tmp_path, keep=1, best=ACCURACY).check_best({ACCURACY: 0.1})
-    CheckpointStore(tmp_path, keep=1).check_best({})
+def test_a_best_that_nothing_measures_is_refused() -> None:
+    config = load_config("quickstart", [f"checkpoint.best={ACCURACY}"])
+    problems, gold = build.load_problems(config)
+    build.check_best(config, problems, gold)
+    build.check_best(load_config("quickstart"), problems, {})
     with pytest.raises(ConfigError, match=r"'checkpoint\.best' is eval/solver/avg_at_k, and there are no gold answers"):
-        CheckpointStore(tmp_path, keep=1, best=ACCURACY).check_best({})
+        build.check_best(config, problems, {})
+
+
+def test_one_from_before_the_last_steps_is_kept_however_many_are_saved(tmp_path: Path) -> None:
+    """What a rollback goes to: at least three steps older than the last."""
+    store = CheckpointStore(tmp_path, keep=2, spare=3)
+    left = []
+    for step in (0, 1, 2, 3, 4, 8, 9, 10):
+        store.save(step, step, writes("x"), {})
+        left.append(store.steps())
+    assert left == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 4], [4, 8], [4, 8, 9], [4, 8, 9, 10]]
+    (tmp_path / "step-000009" / "nested" / "weights").write_text("altered")
+    assert [store.sound_before(step) for step in (11, 10, 9, 4)] == [10, 8, 8, None]
 
 
 def test_an_evaluation_is_told_from_a_steps_other_metrics() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harmonyray.checkpoint import CheckpointStore
-from harmonyray.config import GuardConfig, load_config
-from harmonyray.errors import CollapseError, ConfigError
+from harmonyray.config import GuardConfig
+from harmonyray.errors import CollapseError, RunError
 from harmonyray.guard import SIGNS, Alarm, Guard
 from harmonyray.guarding import TurnBack, Watch, described
 
@@ -273,11 +273,21 @@ def test_without_a_good_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path
 # --- the configuration -------------------------------------------------------------------------------------------------------
 
 
-def test_rollback_needs_checkpoints_from_before_the_window() -> None:
-    load_config("quickstart", ["guard.action=rollback"])  # every 10 steps, 2 kept
-    load_config("quickstart", ["guard.action=rollback", "checkpoint.every=1", "checkpoint.keep=3"])
-    with pytest.raises(ConfigError, match=r"the 2 checkpoint\(s\) kept may all be of these: set checkpoint\.keep to 3 or more"):
-        load_config("quickstart", ["guard.action=rollback", "checkpoint.every=1"])
-    with pytest.raises(ConfigError, match=r"keep to 6 or more"):  # steps 1 to 10 are the window, 0 is good: 0, 2, ..., 10
-        load_config("quickstart", ["guard.action=rollback", "guard.window=10", "checkpoint.every=2"])
-    load_config("quickstart", ["checkpoint.every=1"])
+def test_a_rollback_keeps_a_checkpoint_from_before_the_window(tmp_path: Path) -> None:
+    """However few are kept and however often is saved. A rotten one is passed over, and without a sound one the run pauses."""
+    kept = CheckpointStore(tmp_path, 1, spare=3)
+    for step in range(1, 7):
+        kept.save(step, step, lambda directory: None, {})
+    assert kept.steps() == [3, 5, 6]
+    with pytest.raises(TurnBack) as back:
+        watch(kept, action="rollback").act()
+    assert back.value.step == 3
+    (kept.path(3) / "state.json").write_text("{}")
+    with pytest.raises(CollapseError, match="paused by the collapse guard: sharpening"):
+        watch(kept, action="rollback").act()
+
+
+def test_after_an_evaluation_that_failed_nothing_is_done(tmp_path: Path) -> None:
+    made = watch(store(tmp_path, 3), action="rollback")
+    made.act(RunError("the engines are gone"))
+    assert made.events == []

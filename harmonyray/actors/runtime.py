@@ -181,7 +181,8 @@ class RayRuntime:
         self._learn("scale_rate", scale)
 
     def close(self) -> None:
-        """Ends every actor and frees the seats. Whoever still samples, in another thread, gets an error before this returns."""
+        """Ends every actor and frees the seats. Whoever still samples in another thread gets an error; waits for it at most
+        CLOSE_S."""
         self.pool.close()
         self._idle.wait(CLOSE_S)
 

@@ -95,13 +95,16 @@ class TorchLearner:
 
         Raises CheckpointError if a part of it is missing, damaged or of another model.
         """
+        self.optimizer.zero_grad(set_to_none=True)  # in the middle of a run there are gradients, which nobody needs any more
         try:
             saved = load_model(str(directory / "model"), str(self.model.dtype).removeprefix("torch."))
-            optimizer = torch.load(directory / "optimizer.pt", weights_only=True, map_location=self.model.device)
+            optimizer = torch.load(directory / "optimizer.pt", weights_only=True, map_location="cpu")
             counters = json.loads((directory / "learner.json").read_text())
             version, scale = counters["policy_version"], counters.get("lr_scale", 1.0)  # older checkpoints have none
             self.model.load_state_dict(saved.state_dict())
             self.optimizer.load_state_dict(optimizer)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as e:  # a damaged file makes torch's reader raise anything
             raise CheckpointError(
                 f"checkpoint '{directory}' cannot be loaded ({e}): delete it to resume from the one before it"

@@ -27,7 +27,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.numpy import load_file
 
 from harmonyray import build
-from harmonyray.actors import pool
+from harmonyray.actors import pool, reservation
 from harmonyray.actors.cluster import nodes
 from harmonyray.actors.placement import Seat, assign, seats
 from harmonyray.actors.pool import DEATHS, ActorPool
@@ -365,3 +365,21 @@ def test_shares_of_gpus_come_from_the_devices_that_the_plan_meant(cluster: Clust
     with pytest.raises(PlacementError, match=r"view 2: the others leave no node with 0\.6 GPUs"):
         reserve([Seat(f"view {i}", 0, 0, 0.6) for i in range(3)], 1, "pack")
     placement.remove()
+
+
+def test_a_place_that_is_given_up_meanwhile_is_claimed_anew(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one thread asks a node whether it is there, which may take seconds, another finds that it is gone."""
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    placement = reserve([Seat("view solver", 0, 1.5, 0)], 20, "pack")
+    first = placement.places[0]
+
+    def gone_meanwhile(node: str) -> bool:
+        placement._drop({node})
+        return True
+
+    monkeypatch.setattr(reservation, "node_answers", gone_meanwhile)
+    assert placement.restore(0, 20)
+    assert placement.places[0].group.id != first.group.id
+    placement.remove()
+    assert placement._drop({first.node}) == set()
