@@ -95,7 +95,7 @@ class Reporter:
         text = f"accuracy {self.accuracy} | labelled {row['consensus/coverage']:.2f}{labels} | {phases}"
         if self.progress is not None:
             self.progress.update(self.task, completed=row["step"], description=text)
-        elif not self.live and time.monotonic() - self.told_at >= LINE_S:
+        elif not self.live and (time.monotonic() - self.told_at >= LINE_S or row["step"] == self.config.steps):
             self.told_at = time.monotonic()
             self.out.print(f"step {row['step']}/{self.config.steps} {text}")
 

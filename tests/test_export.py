@@ -114,7 +114,7 @@ MISTAKES = [
     (["run", "--out", "file"], "'/.*file' is a file"),
     (["run", "--out", "file/below"], "--out: '/.*file/below' cannot be written"),
     (["empty"], "'empty' has no checkpoints yet"),
-    (["no-best", "--best"], "--best: the run 'no-best' kept no best checkpoint (checkpoint.best is null): use --step"),
+    (["no-best", "--best"], "--best: the run 'no-best' kept no best checkpoint (checkpoint.best is null): leave --best out"),
     (["unevaluated", "--best"], "--best: no checkpoint of 'unevaluated' has an evaluation with eval/solver/avg_at_k yet"),
 ]
 
