@@ -158,7 +158,10 @@ def _chosen(request: ExportRequest) -> Path:
 def _best_step(store: CheckpointStore, source: Path) -> int:
     if store.best is None:
         raise ConfigError(
-            f"--best: the run '{source}' kept no best checkpoint (checkpoint.best is null): leave --best out for the newest, or use "
+            raise ConfigError(
+                f"--best: the run '{source}' kept no best checkpoint (checkpoint.best is null): leave --best out for the newest, or "
+                "use --step"
+            )
             "--step"
         )
     step = store.best_step()
