@@ -158,11 +158,8 @@ def _chosen(request: ExportRequest) -> Path:
 def _best_step(store: CheckpointStore, source: Path) -> int:
     if store.best is None:
         raise ConfigError(
-            raise ConfigError(
-                f"--best: the run '{source}' kept no best checkpoint (checkpoint.best is null): leave --best out for the newest, or "
-                "use --step"
-            )
-            "--step"
+            f"--best: the run '{source}' kept no best checkpoint (checkpoint.best is null): leave --best out for the newest, or "
+            "use --step"
         )
     step = store.best_step()
     if step is None:
