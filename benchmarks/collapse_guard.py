@@ -20,7 +20,8 @@ from typing import Any
 
 from reporting import give_out
 
-from harmonyray.config import GuardConfig, load_config
+from harmonyray.config import load_config
+from harmonyray.config_sections import GuardConfig
 from harmonyray.guard import Alarm, Guard
 from harmonyray.registry import resolve
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from harmonyray.algos.base import MethodContext
 from harmonyray.checkpoint import CheckpointStore
-from harmonyray.config import Config, Plugin
+from harmonyray.config import Config
 from harmonyray.config_objective import ObjectiveSettings
+from harmonyray.config_sections import Plugin
 from harmonyray.engines.paths import model_path
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator

@@ -137,6 +137,7 @@ def replace_directory(final: Path, write: Callable[[Path], None]) -> None:
     """
     partial, replaced = final.parent / f".partial-{final.name}", final.parent / f"{REPLACED}{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
+    _put_back(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     try:
         partial.mkdir(parents=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harmonyray.config import GuardConfig
+from harmonyray.config_sections import GuardConfig
 
 ENTROPY, JS, KL = KEYS = ("consensus/entropy", "consensus/js", "train/kl")
 OF_VIEWS = {"length": "rollout/{}/length", "answered": "rollout/{}/answered"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harmonyray.checkpoint import CheckpointStore
-from harmonyray.config import GuardConfig
+from harmonyray.config_sections import GuardConfig
 from harmonyray.errors import CollapseError
 from harmonyray.guard import SIGNS, Alarm, Guard
 

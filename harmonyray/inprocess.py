@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harmonyray.algos.batching import fill_batch
-from harmonyray.config import RolloutConfig
+from harmonyray.config_sections import RolloutConfig
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError, RunError
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View

@@ -126,7 +126,8 @@ class Loss(Protocol):
 
     The tokens are a micro-batch's, row after row, and `rows` says which row each is in. `old_logprobs` are the learner's own
     where the objective weighs the engine's by itself. A loss with `corrects_lag = True` gets the engine's in any case and weighs
-    them; the objective then does not.
+    them; the objective then does not. One with `clips = True` bounds the ratio to `old_logprobs`, and its options do nothing
+    where these are the present ones: with weights by the objective only its defaults are accepted.
     """
 
     def per_token(self, logprobs: Any, old_logprobs: Any, advantages: Any, rows: Any) -> tuple[Any, Any]: ...

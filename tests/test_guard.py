@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harmonyray.checkpoint import CheckpointStore
-from harmonyray.config import GuardConfig
+from harmonyray.config_sections import GuardConfig
 from harmonyray.errors import CollapseError, RunError
 from harmonyray.guard import SIGNS, Alarm, Guard
 from harmonyray.guarding import TurnBack, Watch, described

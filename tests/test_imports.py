@@ -38,6 +38,7 @@ PURE_MODULES = (
     "config_checks",
     "config_files",
     "config_objective",
+    "config_sections",
     "protocols",
     "seeding",
     "console",
@@ -132,7 +133,7 @@ def test_public_names_resolve_and_others_do_not() -> None:
 LAYERS = [
     {"types", "errors", "seeding", "protocols"},
     {"registry", "overrides"},
-    {"config", "config_checks", "config_files", "config_objective"},
+    {"config", "config_checks", "config_files", "config_objective", "config_sections"},
     {"answers", "views", "selectors", "algos", "problems", "rollouts", "measures"},
     {"engines", "learners"},
     {

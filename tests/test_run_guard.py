@@ -169,6 +169,7 @@ def test_the_lower_rate_survives_a_crash_after_going_back(folder: Path) -> None:
 
 def test_the_last_rollback_is_followed_by_a_pause(folder: Path) -> None:
     """From step 1 each time, as checkpoints are made every step; the third alarm pauses."""
+    between(folder, 0)  # makes the run that the rates are compared with
     run_dir = folder / "thrice"
     wanted = (*BACK, "guard.max_kl=1e-12", "checkpoint.every=1", "checkpoint.keep=3")
     with pytest.raises(CollapseError, match=r"step 3: paused by the collapse guard after 2 rollback\(s\)") as paused:

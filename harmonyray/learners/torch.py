@@ -100,7 +100,7 @@ class TorchLearner:
             saved = load_model(str(directory / "model"), str(self.model.dtype).removeprefix("torch."))
             optimizer = torch.load(directory / "optimizer.pt", weights_only=True, map_location="cpu")
             counters = json.loads((directory / "learner.json").read_text())
-            version, scale = counters["policy_version"], counters.get("lr_scale", 1.0)  # older checkpoints have none
+            version, scale = counters["policy_version"], counters["lr_scale"]
             self.model.load_state_dict(saved.state_dict())
             self.optimizer.load_state_dict(optimizer)
         except (MemoryError, torch.OutOfMemoryError):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from trained import gradients, shake
 
 from harmonyray.algos.losses.cispo import Cispo
 from harmonyray.algos.losses.gspo import Gspo
 from harmonyray.algos.losses.truncated_is import TruncatedIs
 from harmonyray.algos.objective import Objective
 from harmonyray.config_objective import ObjectiveOptions, ObjectiveSettings
-from harmonyray.learners.torch import TorchLearner
 from harmonyray.types import Batch
 
 NO_WEIGHTS = {"importance": {"type": "none"}}
@@ -34,18 +34,6 @@ OBJECTIVES = [
     NO_WEIGHTS | {"entropy": {"top_share": 0.3}},
     EVERYTHING,
 ]
-
-
-def shake(learner: TorchLearner) -> None:
-    """Moves the policy away from the reference, so that the KL has a gradient."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in learner.model.parameters():
-            p.add_(torch.randn(p.shape, generator=generator), alpha=0.03)
-
-
-def gradients(learner: TorchLearner) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
 
 
 def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float = 2e-6) -> None:

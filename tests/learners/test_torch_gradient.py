@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from trained import gradients, shake
 
 from harmonyray.learners.micro_batches import micro_batches
 from harmonyray.learners.token_logprobs import token_logprobs
-from harmonyray.learners.torch import TorchLearner
 from harmonyray.types import Batch
 
 
@@ -82,19 +82,6 @@ def naive_objective(model: Any, reference: Any, batch: Batch, clip: float, kl_co
         "engine_ratio_p01": float(np.quantile(np.exp(seen["gap"]), 0.01)),
         "engine_ratio_p99": float(np.quantile(np.exp(seen["gap"]), 0.99)),
     }
-
-
-def shake(learner: TorchLearner) -> None:
-    """Moves the policy away from the reference, so that the KL has a gradient."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in learner.model.parameters():
-            p.add_(torch.randn(p.shape, generator=generator), alpha=0.03)
-
-
-def gradients(learner: TorchLearner) -> dict[str, Tensor]:
-    """Of the last update (nothing clears them before the next one, and no clipping acts in these tests)."""
-    return {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 3])

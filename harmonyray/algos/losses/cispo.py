@@ -12,7 +12,7 @@ class Cispo:
     """−clip(ρ, 1 − clip_low, 1 + clip_high)·A·log π, no gradient through the clipped ratio (CISPO, arXiv 2506.13585, equations 4
     and 5). As published there is no lower bound."""
 
-    clips = True  # the ratio to the log-probs before the update, and does nothing where they are the present ones
+    clips = True
 
     class Options(PluginOptions):
         clip_low: float = Field(1.0, gt=0, le=1, description="how far below 1 a ratio counts; 1: no lower bound")

@@ -14,7 +14,7 @@ class Gspo:
     """The clipped surrogate with the geometric mean of a response's token ratios as the ratio of all its tokens (GSPO, arXiv
     2507.18071, equations 5 and 7)."""
 
-    clips = True  # the ratio to the log-probs before the update, and does nothing where they are the present ones
+    clips = True
 
     class Options(PluginOptions):
         clip_low: float = Field(3e-4, gt=0, le=1, description="how far below 1 a response's ratio counts")

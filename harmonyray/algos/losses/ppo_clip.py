@@ -13,7 +13,7 @@ class PpoClip:
     """The clipped surrogate of PPO (arXiv 1707.06347, equation 7): −min(ρA, clip(ρ, 1 − clip_low, 1 + clip_high)A). Two bounds
     as in DAPO's clip-higher (arXiv 2503.14476, section 3.1)."""
 
-    clips = True  # the ratio to the log-probs before the update, and does nothing where they are the present ones
+    clips = True
 
     class Options(PluginOptions):
         clip_low: float = Field(0.2, gt=0, le=1, description="how far below 1 a ratio counts")
