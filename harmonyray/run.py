@@ -50,6 +50,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
+            mlflow.log_tag("uses_gold", str(build.uses_gold(config)).lower())
             last, before, events = _train(config, start, problems, gold, mlflow, reporter)
             if last < config.steps:
                 raise KeyboardInterrupt
@@ -117,6 +118,7 @@ def _train(
             runtime=runtime,
             grader=grader,
             audit=build.make_audit(config, method, reporter.degenerate),
+            score=build.make_score(method, runtime, asks),
             method=method,
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,

@@ -139,6 +139,7 @@ LAYERS = [
     {
         "loop",
         "collect",
+        "scoring",
         "step_metrics",
         "parts",
         "guard",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from harmonyray.rollouts import Want, figures, serve
 from harmonyray.types import (
     AnswerGroup,
     Failure,
+    FloatArray,
     GroupFigures,
     GroupRows,
     Here,
@@ -172,6 +173,11 @@ class LearnerWorker:
         if failed:
             raise failed[0]
         return self.learner.policy_version, sent[0][0], [checksum for _, checksum in sent]
+
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        """Fetches the rollouts of the plan and scores them, row by row. Raises RolloutsLostError."""
+        scored: Mapping[str, FloatArray] = self.learner.score(fill_batch(plan), statistics)
+        return scored
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""

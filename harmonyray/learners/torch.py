@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -23,7 +25,7 @@ from harmonyray.learners.micro_batches import micro_batches
 from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.schedules import ScheduleOptions, learning_rate
 from harmonyray.protocols import Loss
-from harmonyray.types import Batch, UpdateReport
+from harmonyray.types import Batch, FloatArray, UpdateReport
 
 
 class TorchLearner:
@@ -71,6 +73,14 @@ class TorchLearner:
         self.optimizer.step()
         self.policy_version += 1
         return UpdateReport(self.policy_version, summary(seen) | {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows})
+
+    def score(self, batch: Batch, statistics: Sequence[str]) -> dict[str, FloatArray]:
+        """Under the present weights, the mean over each row's response tokens of these statistics, float[B] by name."""
+        out = {name: np.zeros(batch.num_rows) for name in statistics}
+        for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
+            for name, values in self.passes.statistics_of(batch, rows, statistics).items():
+                out[name][rows] = values.cpu().numpy()
+        return out
 
     def scale_rate(self, scale: float) -> None:
         """From here on the learning rate is `scale` times the schedule's; checkpoints keep it."""
