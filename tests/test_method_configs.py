@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from harmonyray.registry import BUILT_IN
 from harmonyray.scoring import scored
 from harmonyray.types import GoldAnswer
 
-METHODS = Path(config_files.__file__).parent.parent / "configs" / "methods"
+ROOT = Path(config_files.__file__).parent.parent
+METHODS, DOCS = ROOT / "configs" / "methods", (ROOT / "docs" / "methods.md").read_text()
 
 # name: method, samples by view, steps, problems a step, prompt, response, lr, schedule, warm-up, KL
 BOTH = {"solver": 16, "reframer": 16}
@@ -72,6 +75,20 @@ def test_what_only_some_of_them_set(tmp_path: Path) -> None:
     assert (options.exact_votes, options.format_penalty, options.diversity_penalty) == (True, 0, 0)
     assert published.objective.first_view_mask
     assert not composed("self_harmony", tmp_path).objective.first_view_mask
+
+
+def test_every_command_of_the_docs_is_a_run(tmp_path: Path) -> None:
+    commands = [line.split("#")[0].split() for line in re.findall(r"^harmonyray train (.*)$", DOCS, flags=re.M)]
+    asked = [load_config(name, overrides).method.type for name, *overrides in commands]
+    assert set(asked) == set(BUILT_IN["methods"])
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS, flags=re.S)
+    (tmp_path / "mine.yaml").write_text(textwrap.dedent(text))
+    config = load_config(str(tmp_path / "mine.yaml"))
+    assert {name: (view.type, view.num_samples) for name, view in config.views.items()} == {
+        "solver": ("solver", 8),
+        "rewritten": ("static", 8),
+    }
+    assert sum(seat.num_gpus for seat in seats(config)) == 8
 
 
 # --- what cannot work --------------------------------------------------------------------------------------------------
