@@ -103,11 +103,16 @@ class EngineWorker:
     def join(self, group: GroupSpec, rank: int) -> None:
         self.engine.join_weights(group, rank)
 
-    def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> tuple[int, int]:
-        """Takes part in one broadcast, loads what arrived and acknowledges with the policy version and the checksum of what
-        the engine now holds."""
-        held = self.engine.receive_weights(weight_specs, bucket_bytes, policy_version)
-        return self.engine.policy_version, held
+    def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
+        """Takes part in one broadcast, loads what arrived and acknowledges with the policy version that the engine now holds."""
+        self.engine.receive_weights(weight_specs, bucket_bytes, policy_version)
+        version: int = self.engine.policy_version
+        return version
+
+    def held_checksum(self) -> int:
+        """Of the weights that the last broadcast brought."""
+        checksum: int = self.engine.held_checksum()
+        return checksum
 
 
 def _end_if_broken(error: Exception) -> None:
@@ -158,11 +163,11 @@ class LearnerWorker:
         self.senders = []
         self.senders = [sender(group, self.store) for group in groups]
 
-    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int, list[int]]:
-        """Broadcasts the weights in every group, one after the other, also after one that fails; returns the policy version, the
-        bytes per engine, and by group the checksum to be acknowledged. Raises WeightSyncError for the first group that failed."""
+    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
+        """Broadcasts the weights in every group, one after the other, also after one that fails; returns the policy version and
+        the bytes per engine. Raises WeightSyncError for the first group that failed."""
         weights = self.learner.weights()
-        sent: list[tuple[int, int]] = []
+        sent: list[int] = []
         failed: list[WeightSyncError] = []
         for each in self.senders:
             try:
@@ -171,7 +176,11 @@ class LearnerWorker:
                 failed.append(e)
         if failed:
             raise failed[0]
-        return self.learner.policy_version, sent[0][0], [checksum for _, checksum in sent]
+        return self.learner.policy_version, sent[0]
+
+    def sent_checksums(self) -> list[int]:
+        """By group, of what `send` sent. To be called before the next update."""
+        return [each.sent_checksum() for each in self.senders]
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""
