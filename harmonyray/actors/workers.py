@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from harmonyray.actors.kept import brought
 from harmonyray.actors.specs import SAMPLING, PartSpec
 from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
@@ -221,7 +222,7 @@ class GraderWorker:
 
     def group(self, rollouts: Sequence[ProblemRollouts]) -> tuple[list[AnswerGroup] | Texts, ...]:
         """The answers, and apart from them each problem's texts, which may stay in the object store."""
-        groups: list[AnswerGroup] = self.grader.group(rollouts)
+        groups: list[AnswerGroup] = self.grader.group(brought(rollouts))
         return [replace(group, texts=NOT_HERE) for group in groups], *(group.texts.get() for group in groups)
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
