@@ -275,13 +275,15 @@ class Judgement:
 @dataclass(frozen=True, slots=True)
 class GroupRows:
     """The rows that one group's rollouts, or their distinct drafts (`of_drafts`), are in an update: `advantages` float[N] (or
-    [D]), the `part` of the loss they belong to, and the temperature they were sampled at. The content stays where it is kept."""
+    [D]), the `part` of the loss they belong to, the temperature they were sampled at, and the index of their `problem` in the
+    step. The content stays where it is kept."""
 
     kept: Kept[tuple[Rollout, ...]]
     of_drafts: bool
     advantages: FloatArray
     part: int
     temperature: float
+    problem: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,7 @@ class Batch:
     `token_ids` int[B, T] prompt and response; `lengths` int[B] tokens in use; `response_mask` bool[B, T] true on response
     tokens; `old_logprobs` float32[B, T] the engine's, 0 outside the mask; `advantages` float32[B, T], 0 outside the mask;
     `part` int[B]: the part of the loss a row belongs to, which is averaged on its own (a view's responses, a view's drafts).
-    `temperatures` float32[B] are those the rows were sampled at.
+    `temperatures` float32[B] are those the rows were sampled at; `problem` int[B] is the index of each row's problem in the step.
     """
 
     token_ids: IntArray
@@ -301,6 +303,7 @@ class Batch:
     advantages: Float32Array
     part: IntArray
     temperatures: Float32Array
+    problem: IntArray
 
     @property
     def num_rows(self) -> int:

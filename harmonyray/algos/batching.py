@@ -21,6 +21,7 @@ class _Row:
     advantage: float
     part: int
     temperature: float
+    problem: int
 
 
 def plan_batch(
@@ -31,7 +32,7 @@ def plan_batch(
     Part v of the loss are the responses of view v, part V + v its drafts. The rollouts stay where they are kept.
     """
     plan: list[GroupRows] = []
-    for problem, judged in zip(rollouts, judgements, strict=True):
+    for p, (problem, judged) in enumerate(zip(rollouts, judgements, strict=True)):
         assert problem.problem.id == judged.group.problem_id, "labels must meet their own problem"
         used = judged.trained & np.array([ask.trained for ask in asks])
         rewards: FloatArray = np.where(used[:, None], judged.rewards, np.nan)
@@ -39,10 +40,10 @@ def plan_batch(
         for v in np.flatnonzero(used).tolist():
             group, ask = problem.groups[v], asks[v]
             num_samples = len(group.figures.lengths)
-            plan.append(GroupRows(group.kept, False, values[v, :num_samples], v, ask.sampling.temperature))
+            plan.append(GroupRows(group.kept, False, values[v, :num_samples], v, ask.sampling.temperature, p))
             if len(group.figures.draft_lengths):
                 earned = advantage.advantages(_draft_rewards(group.figures, rewards[v, :num_samples])[None])[0]
-                plan.append(GroupRows(group.kept, True, earned, len(asks) + v, ask.draft_sampling.temperature))
+                plan.append(GroupRows(group.kept, True, earned, len(asks) + v, ask.draft_sampling.temperature, p))
     return plan or None
 
 
@@ -53,7 +54,7 @@ def fill_batch(plan: Sequence[GroupRows]) -> Batch:
         content = part.kept.get()
         samples = distinct_drafts(content) if part.of_drafts else content
         values = part.advantages.tolist()
-        rows += [_Row(rollout, x, part.part, part.temperature) for rollout, x in zip(samples, values, strict=True)]
+        rows += [_Row(rollout, x, part.part, part.temperature, part.problem) for rollout, x in zip(samples, values, strict=True)]
     return _pad(rows)
 
 
@@ -74,4 +75,4 @@ def _pad(rows: Sequence[_Row]) -> Batch:
         old[b, start:end] = row.rollout.logprobs
         advantages[b, start:end] = row.advantage
     parts, temperatures = np.array([r.part for r in rows]), np.array([r.temperature for r in rows], dtype=np.float32)
-    return Batch(token_ids, lengths, mask, old, advantages, parts, temperatures)
+    return Batch(token_ids, lengths, mask, old, advantages, parts, temperatures, np.array([r.problem for r in rows]))

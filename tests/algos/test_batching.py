@@ -99,6 +99,7 @@ def test_one_batch_by_hand() -> None:
         [0, 1, 0, 0, 0],
     ]
     assert batch.part.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert batch.problem.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     values = np.array([1, 2, 3, 4, 5, 6, 7, 8])[:, None]
     assert np.array_equal(batch.advantages, np.where(batch.response_mask, values, 0))
     assert batch.old_logprobs == pytest.approx(np.where(batch.response_mask, -batch.token_ids / 10, 0), abs=1e-6)
@@ -120,6 +121,7 @@ def test_untrained_views_are_left_out_and_hidden_from_the_advantage() -> None:
     batch = made(problems, judged, advantage)
     assert batch.advantages[:, 1].tolist() == [1, 2, 11, 12]
     assert batch.part.tolist() == [0, 0, 1, 1]
+    assert batch.problem.tolist() == [0, 0, 2, 2]
     assert advantage.seen[0] == pytest.approx(np.array([[1, 2], [NAN, NAN]]), nan_ok=True)
     # What was judged stays as it was.
     assert judged[0].rewards.tolist() == [[1, 2], [3, 4]]

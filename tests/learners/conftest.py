@@ -85,6 +85,7 @@ class Workshop:
             advantages.astype(np.float32),
             view,
             np.full(num_rows, temperature, np.float32),
+            np.arange(num_rows) // 2,
         )
 
 

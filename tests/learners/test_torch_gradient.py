@@ -30,6 +30,7 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
         batch.advantages[rows, :width],
         batch.part[rows],
         batch.temperatures[rows],
+        batch.problem[rows],
     )
 
 
@@ -168,6 +169,7 @@ def test_one_token(workshop: Any) -> None:
         np.array([[0, 1]], dtype=np.float32),
         np.array([0]),
         np.ones(1, dtype=np.float32),
+        np.array([0]),
     )
     report = workshop.learner().update(batch, 1)
     assert report.policy_version == 1

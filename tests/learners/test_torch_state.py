@@ -272,7 +272,7 @@ def test_sync_brings_the_engine_to_the_learners_version(workshop: Any) -> None:
         return [r.token_ids.tolist() for r in item.fetch()[0]]
 
     before = sample(0)
-    plan = [GroupRows(before.groups[0].kept, False, np.linspace(-1, 1, 8), 0, 1.0)]
+    plan = [GroupRows(before.groups[0].kept, False, np.linspace(-1, 1, 8), 0, 1.0, 0)]
     assert runtime.update(plan, 1).policy_version == runtime.policy_version == 1
     # The learner's model is not the engine's: nothing moves before the sync.
     assert runtime.engine_version == 0
@@ -319,7 +319,14 @@ def test_an_engines_logprobs_are_the_learners(workshop: Any) -> None:
         mask[b, len(r.prompt_ids) : lengths[b]] = True
         old[b, len(r.prompt_ids) : lengths[b]] = r.logprobs
     batch = Batch(
-        ids, lengths, mask, old, mask.astype(np.float32), np.zeros(8, dtype=np.int64), np.full(8, temperature, np.float32)
+        ids,
+        lengths,
+        mask,
+        old,
+        mask.astype(np.float32),
+        np.zeros(8, dtype=np.int64),
+        np.full(8, temperature, np.float32),
+        np.repeat([0, 1], 4),
     )
     metrics = workshop.learner().update(batch, 1).metrics
     assert metrics["engine_gap_max"] < 1e-5
