@@ -1,151 +1,216 @@
 """GRPO with DeepSpeed's ZeRO over one or more ranks. A plain class: one process a rank, no ray here.
 
 Every rank is given the whole batch and takes the problems that are its share; what a token counts in the loss is known from the
-whole batch, so the update is that of one rank. What holds of all ranks together (`update`, `weights`, `save`, `load`) has to be
-called on all of them.
+whole batch, so an update is that of one rank. Everything but reading `policy_version` has to be called on all ranks.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-from contextlib import nullcontext
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from harmonyray.engines.loading import load_model, load_tokenizer
-from harmonyray.engines.weights import named_weights
-from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.engines.loading import device, load_model, load_tokenizer
+from harmonyray.errors import ConfigError
 from harmonyray.learners.micro_batches import micro_batches, shares
 from harmonyray.learners.passes import Passes, row_weights, summary
-from harmonyray.learners.schedules import ScheduleOptions, learning_rate
-from harmonyray.learners.state import MOMENTS, LearnerState, load_state, save_state
+from harmonyray.learners.schedules import learning_rate
+from harmonyray.learners.state import MODEL, load_state, save_state
+from harmonyray.learners.torch import TorchLearner
+from harmonyray.learners.zero import (
+    Call,
+    make_engine,
+    meet,
+    require_deepspeed,
+    set_state,
+    settings,
+    whole_shapes,
+    whole_state,
+    whole_weights,
+)
 from harmonyray.protocols import Loss
 from harmonyray.types import Batch, FloatArray, IntArray, UpdateReport
 
-MEETING_TIMEOUT_S = 600.0
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Values = dict[str, Tensor]
 
 
 class DeepSpeedLearner:
     """One rank. `policy_version` counts the updates."""
 
-    class Options(ScheduleOptions):
-        num_ranks: PositiveInt = Field(1, description="processes that the update is shared by, each with placement.learner's GPUs")
+    class Options(TorchLearner.Options):
+        num_ranks: PositiveInt = Field(1, description="processes that share an update, on one GPU each")
         zero_stage: Literal[0, 1, 2, 3] = Field(
-            2, description="what the ranks keep a share of only: 1 the optimizer's state, 2 gradients too, 3 weights too"
+            2, description="what a rank keeps its share of only: 1 the optimizer's state, 2 gradients too, 3 weights too"
         )
         offload: tuple[Literal["optimizer", "parameters"], ...] = Field(
-            (), description="what lies in the host's memory (the optimizer from stage 1, the parameters in stage 3)"
+            (), description="what lies in the host's memory: the optimizer's state (from stage 1), the parameters (stage 3)"
         )
-        gradient_checkpointing: bool = False
-        weight_decay: NonNegativeFloat = 0.0
-        max_grad_norm: PositiveFloat = 1.0
-        kl_coef: NonNegativeFloat = Field(0.005, description="weight of the k3 KL to the model that the run started from")
-        max_tokens_per_micro_batch: PositiveInt = 4096
+        gradient_checkpointing: bool = Field(
+            False, description="compute a layer's activations again for its gradients instead of keeping them"
+        )
 
     def __init__(
-        self,
-        options: Options,
-        loss: Loss,
-        model: str,
-        dtype: str,
-        steps: int,
-        rank: int = 0,
-        meeting: str = "tcp://127.0.0.1:0",
+        self, options: Options, loss: Loss, model: str, dtype: str, steps: int, rank: int = 0, meeting: str | None = None
     ) -> None:
-        """`steps` is the length of the run, for the schedule; `meeting` where the ranks find each other (torch.distributed's
-        init_method). Blocks until all have.
+        """`steps` is the length of the run, for the schedule; `meeting` is where the ranks find each other (torch.distributed's
+        init_method), which one rank alone does not need. Blocks until all are there, ten minutes at most.
 
-        Raises ModelError if the model cannot be loaded, ConfigError for options that do not go together.
+        Raises ConfigError for options that do not go together or without DeepSpeed, ModelError if the model cannot be loaded.
         """
-        _check(options, dtype)
-        self.options, self.steps, self.rank = options, steps, rank
+        require_deepspeed()
+        _check(options, dtype, meeting)
+        self.options, self.dtype, self.steps, self.rank = options, dtype, steps, rank
         self.tokenizer = load_tokenizer(model)
-        module = load_model(model, dtype)
-        self.reference = copy.deepcopy(module).requires_grad_(False) if options.kl_coef > 0 else None
+        # In stage 3 a model need not fit into a GPU: DeepSpeed moves it there share by share.
+        self.model = load_model(model, dtype, torch.device("cpu") if options.zero_stage == 3 else device())
+        self.reference = copy.deepcopy(self.model).requires_grad_(False) if options.kl_coef > 0 else None
         if options.gradient_checkpointing:
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.engine = _initialize(module, options, dtype, rank, meeting)
-        self.model = module
-        self.passes = Passes(self.engine, self.reference, loss, options.kl_coef)
+            _checkpoint_layers(self.model, model)
+        self.parameters = dict(self.model.named_parameters())
+        self.passes = Passes(self.model, self.reference, loss, options.kl_coef)
+        optimizer = torch.optim.AdamW(self.parameters.values(), lr=options.lr, weight_decay=options.weight_decay)
+        meet(rank, options.num_ranks, meeting)
+        self.engine = make_engine(
+            Call(self.model, self.reference),
+            optimizer,
+            settings(options.zero_stage, options.offload, dtype, options.max_grad_norm),
+        )
         self.policy_version = 0
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
-        """One optimizer step of all ranks on the batch; `step` (from 1) sets the learning rate."""
+        """One optimizer step of all ranks on the batch; `step` (from 1) sets the learning rate. Every rank's report is that of
+        the whole batch.
+
+        Gradients that are not finite are dropped: weights, optimizer and policy version stay, and `skipped_updates` is 1.
+        """
         lr = learning_rate(self.options, step, self.steps)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
-        norm, seen = self._step(batch, row_weights(batch))
-        self.policy_version += 1
-        everybody: list[Any] = [None] * self.options.num_ranks
-        dist.all_gather_object(everybody, seen)
-        metrics = summary([values for own in everybody for values in own])
-        return UpdateReport(self.policy_version, metrics | {"grad_norm": norm, "lr": lr, "num_rows": batch.num_rows})
+        seen = self._accumulate(batch, row_weights(batch))
+        norm, skipped = self._step(lr)
+        self.policy_version += not skipped
+        of_ranks: list[Any] = [None] * self.options.num_ranks
+        dist.all_gather_object(of_ranks, seen)
+        metrics = summary([values for own in of_ranks for values in own])
+        about = {"grad_norm": norm, "lr": lr, "num_rows": batch.num_rows, "skipped_updates": float(skipped)}
+        return UpdateReport(self.policy_version, metrics | about)
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights by name; whole on rank 0, on the others whatever they have."""
-        with self._gathered(list(self.model.parameters())):
-            weights = named_weights(self.model)
-            return {name: w.clone() for name, w in weights.items()} if self.options.zero_stage == 3 else weights
+        """The model's weights by name on rank 0, in stage 3 a copy; nothing on the others."""
+        sharded = self.options.zero_stage == 3
+        whole = ((name, w.clone() if sharded and self.rank == 0 else w) for name, w in whole_weights(self.parameters))
+        return {name: w for name, w in whole if self.rank == 0}
 
     def save_model(self, directory: Path) -> None:
         """Writes model and tokenizer so that transformers can load them from `directory`."""
         weights = self.weights()
         if self.rank == 0:
-            tied = {name: t for name, t in self.model.state_dict().items() if name not in weights}
-            assert all(name in (self.model._tied_weights_keys or ()) for name in tied) or not tied
-            self.model.save_pretrained(directory, state_dict=weights)
+            buffers = dict(self.model.named_buffers())
+            kept = {name: t for name, t in self.model.state_dict().items() if name in buffers}
+            self.model.save_pretrained(directory, state_dict=weights | kept)
             self.tokenizer.save_pretrained(directory)
 
     def save(self, directory: Path) -> None:
-        """Writes everything that `load` needs to go on as if nothing had happened."""
-        self.save_model(directory / "model")
-        state = self._state()
+        """Writes everything that `load` needs to go on as if nothing had happened; on rank 0, once all are there."""
+        self.save_model(directory / MODEL)
+        state = whole_state(self.engine, self.parameters, keep=self.rank == 0, masters=self.dtype != "float32")
         if self.rank == 0:
-            save_state(state, directory)
+            save_state(directory, self.policy_version, state)
 
-    def _step(self, batch: Batch, row_weight: FloatArray) -> tuple[float, list[dict[str, Tensor]]]:
-        """Gradients of this rank's rows, reduced over the ranks, and the optimizer's step; the gradients' norm, and what was seen
-        of the rows' tokens."""
+    def load(self, directory: Path) -> None:
+        """Takes up weights, optimizer and policy version of a checkpoint of any learner; the reference model stays the run's
+        first. Every rank reads it.
+
+        Raises CheckpointError if a part of it is missing, damaged or of another model.
+        """
+        state = load_state(directory, whole_shapes(self.parameters), self.dtype)
+        if not self.engine.basic_optimizer.state:
+            self._step_nowhere()
+        set_state(self.engine, self.parameters, state)
+        self.policy_version = state.policy_version
+
+    def _accumulate(self, batch: Batch, row_weight: FloatArray) -> list[Values]:
+        """The gradients of this rank's rows, reduced over the ranks; and what was seen of the rows' tokens."""
+        seen: list[Values] = []
         cuts = self._micro_batches(batch)
-        seen: list[dict[str, Tensor]] = []
         for i, rows in enumerate(cuts):
-            self.engine.set_gradient_accumulation_boundary(i == len(cuts) - 1)
             counted = len(rows) > 0
-            rows = rows if counted else np.zeros(1, dtype=np.int64)
-            loss, values = self.passes.loss_of(batch, rows, row_weight if counted else np.zeros_like(row_weight))
+            # A rank without rows left has to go through the model with the others: a row that counts nothing.
+            used, weight = (rows, row_weight) if counted else (np.zeros(1, dtype=np.int64), np.zeros_like(row_weight))
+            self.engine.set_gradient_accumulation_boundary(i == len(cuts) - 1)
+            loss, values = self.engine(partial(self.passes.loss_of, batch, used, weight))
             self.engine.backward(loss * self.options.num_ranks)  # DeepSpeed takes the mean over the ranks
-            seen += [{key: value.cpu() for key, value in values.items()}] if counted else []
-        norm = self._norm()
-        self.engine.step()
-        return float(self.engine.get_global_grad_norm() if norm is None else norm), seen
+            if counted:
+                seen.append({key: value.cpu() for key, value in values.items()})
+        return seen
 
     def _micro_batches(self, batch: Batch) -> list[IntArray]:
-        """This rank's rows in as many pieces as the rank with the most has, since ranks compute side by side; empty ones at the
-        end."""
+        """This rank's rows, in as many pieces as the rank with the most has: empty ones at the end."""
         limit = self.options.max_tokens_per_micro_batch
-        dealt = shares(batch.lengths, self.options.num_ranks, batch.problem)
-        cuts = [[own[rows] for rows in micro_batches(batch.lengths[own], limit)] for own in dealt]
-        mine, most = cuts[self.rank], max(len(cut) for cut in cuts)
+        of_ranks = [
+            [own[rows] for rows in micro_batches(batch.lengths[own], limit)]
+            for own in shares(batch.lengths, self.options.num_ranks, batch.problem)
+        ]
+        mine, most = of_ranks[self.rank], max(len(cuts) for cuts in of_ranks)
         return mine + [np.zeros(0, dtype=np.int64)] * (most - len(mine))
 
-    def _norm(self) -> Tensor | None:
-        """The gradients' norm where DeepSpeed does not say it (without ZeRO), and where they then have to be clipped."""
+    def _step(self, lr: float) -> tuple[float, bool]:
+        """The optimizer's step with what was accumulated: the gradients' norm before they were clipped, and whether the step was
+        left out because they are not finite (DeepSpeed does that itself in all stages but 0)."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
         if self.options.zero_stage > 0:
-            return None
-        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            self.engine.step()
+            return float(self.engine.get_global_grad_norm()), not self.engine.was_step_applied()
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.options.max_grad_norm)
+        if not bool(torch.isfinite(norm)):
+            self.engine.zero_grad()
+            return float(norm), True
+        self.engine.step()
+        return float(norm), False
 
-    def _gathered(self, parameters: list[torch.nn.Parameter], changed: bool = False) -> Any:
-        """Meanwhile the parameters are whole; with `changed`, rank 0's are everybody's afterwards."""
-        if self.options.zero_stage < 3:
-            return nullcontext()
-        from deepspeed.zero import GatheredParameters
+    def _step_nowhere(self) -> None:
+        """A step of rate 0 with gradients of 0, which changes nothing but makes AdamW's state be there."""
+        one = torch.zeros((1, 1), dtype=torch.int64, device=device())
+        self.engine.set_gradient_accumulation_boundary(True)
+        self.engine.backward(self.engine(lambda: self.model(input_ids=one, use_cache=False).logits.float().sum() * 0))
+        self._step(0.0)
 
-        return GatheredParameters(parameters, modifier_rank=0 if changed else None)
+
+def _check(options: DeepSpeedLearner.Options, dtype: str, meeting: str | None) -> None:
+    """Raises ConfigError for options that do not go together."""
+    stage = options.zero_stage
+    if stage == 0 and dtype != "float32":
+        raise ConfigError(
+            f"'learner.zero_stage' is 0 and 'model.dtype' {dtype}: there are no float32 master weights without ZeRO, and small "
+            "updates would be lost in rounding; set learner.zero_stage to 1 or more, or train in float32"
+        )
+    for what, least in (("optimizer", 1), ("parameters", 3)):
+        if what in options.offload and stage < least:
+            raise ConfigError(f"'learner.offload' has {what}, which needs 'learner.zero_stage' {least} or more, not {stage}")
+    if options.num_ranks > 1 and meeting is None:
+        raise ConfigError(
+            f"'learner.num_ranks' is {options.num_ranks}, but this process is alone: set learner.num_ranks to 1, or start every "
+            "rank with a place to meet"
+        )
+
+
+def _checkpoint_layers(model: PreTrainedModel, name: str) -> None:
+    """Makes the decoder's layers keep their inputs only. (transformers' own switch works in training mode alone, which would
+    switch on dropout.) Raises ConfigError for a model without such layers."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(f"'learner.gradient_checkpointing' is true, but model {name!r} has no layers that support it")
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

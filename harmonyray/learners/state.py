@@ -1,5 +1,10 @@
-"""What a learner leaves in a checkpoint beside the model: the same files whatever trains, so that a run may go on with another
-learner, number of ranks or ZeRO stage."""
+"""What a learner leaves in a checkpoint: the same files whatever trains, so that a run may go on with another learner, number of
+ranks or ZeRO stage.
+
+`model/` as transformers writes it; `optimizer.safetensors` with AdamW's two moments of every parameter, `exp_avg/<name>` and
+`exp_avg_sq/<name>`, and `master/<name>` where the weights are kept in float32 beside the model's; `learner.json` with the policy
+version, which is also the number of AdamW's steps.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +13,77 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harmonyray.engines.loading import load_model
+from harmonyray.engines.weights import named_weights
+from harmonyray.errors import CheckpointError, ModelError, first_line
+
+MODEL, TENSORS, COUNTS = "model", "optimizer.safetensors", "learner.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, by torch's names
+MASTER = "master"
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerState:
-    """`tensors`: for each trained parameter `exp_avg/<name>` and `exp_avg_sq/<name>` (none before the first update), and
-    `master/<name>` where the weights are kept in float32 beside the model's. `num_updates` of the optimizer."""
+    """On the CPU, by parameters' names. `weights`: the float32 ones where they were kept, else the model's. `moments`: by
+    AdamW's name for them."""
 
     policy_version: int
-    num_updates: int
-    tensors: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Mapping[str, Tensor]]
 
 
-def save_state(state: LearnerState, directory: Path) -> None:
-    save_file({name: tensor.contiguous().cpu() for name, tensor in state.tensors.items()}, directory / "optimizer.safetensors")
-    counts = {"policy_version": state.policy_version, "num_updates": state.num_updates}
-    (directory / "learner.json").write_text(json.dumps(counts))
+def save_state(directory: Path, policy_version: int, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Writes what goes beside the model: `parts` are the two moments, and the masters where there are any, each by parameters'
+    names."""
+    tensors = {f"{part}/{name}": t.detach().contiguous().cpu() for part, own in parts.items() for name, t in own.items()}
+    save_file(tensors, directory / TENSORS)
+    (directory / COUNTS).write_text(json.dumps({"policy_version": policy_version}))
 
 
-def load_state(directory: Path) -> LearnerState:
-    """Raises OSError, ValueError, KeyError or SafetensorError for files that are missing or damaged."""
-    counts = json.loads((directory / "learner.json").read_text())
-    tensors = load_file(directory / "optimizer.safetensors")
-    return LearnerState(int(counts["policy_version"]), int(counts["num_updates"]), tensors)
+def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str) -> LearnerState:
+    """The state of a learner whose parameters have these names and shapes.
+
+    Raises CheckpointError if a part of it is missing, damaged or of another model.
+    """
+    try:
+        weights = named_weights(load_model(str(directory / MODEL), dtype, torch.device("cpu")))
+        tensors = load_file(directory / TENSORS)
+        version = int(json.loads((directory / COUNTS).read_text())["policy_version"])
+        weights = {name: tensors.get(f"{MASTER}/{name}", weight) for name, weight in weights.items()}
+        moments = {key: {name: tensors[f"{key}/{name}"] for name in weights} for key in MOMENTS}
+        for found in (weights, *moments.values()):
+            _compare({name: t.shape for name, t in found.items()}, shapes)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ModelError) as e:
+        raise CheckpointError(
+            f"checkpoint '{directory}' cannot be loaded ({type(e).__name__}: {first_line(e)}): delete it to resume from the one "
+            "before it"
+        ) from e
+    return LearnerState(version, weights, moments)
+
+
+def _compare(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
+    """Raises ValueError for the first name that is on one side only, or has another shape."""
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            got, want = (str(tuple(side[name])) if name in side else "nothing" for side in (found, expected))
+            raise ValueError(f"parameter {name!r}: got {got}, the model that is trained has {want}")
+
+
+def adam_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The moments that torch's AdamW holds of these parameters; zeros before its first step."""
+    return {
+        key: {name: optimizer.state[p][key] if optimizer.state[p] else torch.zeros_like(p) for name, p in parameters.items()}
+        for key in MOMENTS
+    }
+
+
+def set_adam_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: LearnerState) -> None:
+    """Makes torch's AdamW hold these moments of these parameters, as many steps on as there were updates."""
+    for name, p in parameters.items():
+        moments = {key: state.moments[key][name].to(p.device, p.dtype) for key in MOMENTS}
+        optimizer.state[p] = {"step": torch.tensor(float(state.policy_version)), **moments}

@@ -7,7 +7,6 @@ is a token-mean per view, summed over the views, so micro-batching changes nothi
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import lay_out, named_weights
-from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.errors import ConfigError
 from harmonyray.learners.micro_batches import micro_batches
 from harmonyray.learners.passes import Passes, row_weights, summary
 from harmonyray.learners.schedules import ScheduleOptions, learning_rate
+from harmonyray.learners.state import MODEL, adam_moments, load_state, save_state, set_adam_moments
 from harmonyray.protocols import Loss
 from harmonyray.types import Batch, UpdateReport
 
@@ -51,7 +51,10 @@ class TorchLearner:
         self.policy_version = 0
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
-        """One optimizer step on the batch; `step` (from 1) sets the learning rate."""
+        """One optimizer step on the batch; `step` (from 1) sets the learning rate.
+
+        Gradients that are not finite are dropped: weights, optimizer and policy version stay, and `skipped_updates` is 1.
+        """
         row_weight, seen = row_weights(batch), []
         self.optimizer.zero_grad(set_to_none=True)
         for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
@@ -62,9 +65,12 @@ class TorchLearner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
-        self.optimizer.step()
-        self.policy_version += 1
-        return UpdateReport(self.policy_version, summary(seen) | {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows})
+        skipped = not bool(torch.isfinite(norm))
+        if not skipped:
+            self.optimizer.step()
+            self.policy_version += 1
+        about = {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows, "skipped_updates": float(skipped)}
+        return UpdateReport(self.policy_version, summary(seen) | about)
 
     def weights(self) -> dict[str, Tensor]:
         return named_weights(self.model)
@@ -76,23 +82,18 @@ class TorchLearner:
 
     def save(self, directory: Path) -> None:
         """Writes everything that `load` needs to go on as if nothing had happened."""
-        self.save_model(directory / "model")
-        torch.save(self.optimizer.state_dict(), directory / "optimizer.pt")
-        (directory / "learner.json").write_text(json.dumps({"policy_version": self.policy_version}))
+        self.save_model(directory / MODEL)
+        save_state(directory, self.policy_version, adam_moments(self.optimizer, dict(self.model.named_parameters())))
 
     def load(self, directory: Path) -> None:
         """Takes up weights, optimizer and policy version of a checkpoint; the reference model stays the run's first.
 
         Raises CheckpointError if a part of it is missing, damaged or of another model.
         """
-        try:
-            saved = load_model(str(directory / "model"), str(self.model.dtype).removeprefix("torch."))
-            optimizer = torch.load(directory / "optimizer.pt", weights_only=True, map_location=self.model.device)
-            version = json.loads((directory / "learner.json").read_text())["policy_version"]
-            self.model.load_state_dict(saved.state_dict())
-            self.optimizer.load_state_dict(optimizer)
-        except Exception as e:  # a damaged file makes torch's reader raise anything
-            raise CheckpointError(
-                f"checkpoint '{directory}' cannot be loaded ({e}): delete it to resume from the one before it"
-            ) from e
-        self.policy_version = version
+        parameters = dict(self.model.named_parameters())
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        state = load_state(directory, {name: p.shape for name, p in parameters.items()}, dtype)
+        for name, p in parameters.items():
+            p.data.copy_(state.weights[name])
+        set_adam_moments(self.optimizer, parameters, state)
+        self.policy_version = state.policy_version
