@@ -52,12 +52,13 @@ def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str) ->
     """
     try:
         weights = named_weights(load_model(str(directory / MODEL), dtype, torch.device("cpu")))
+        _compare(weights, shapes)
         tensors = load_file(directory / TENSORS)
         version = int(json.loads((directory / COUNTS).read_text())["policy_version"])
         weights = {name: tensors.get(f"{MASTER}/{name}", weight) for name, weight in weights.items()}
         moments = {key: {name: tensors[f"{key}/{name}"] for name in weights} for key in MOMENTS}
-        for found in (weights, *moments.values()):
-            _compare({name: t.shape for name, t in found.items()}, shapes)
+        for found in (weights, *moments.values()):  # masters lie among the weights now
+            _compare(found, shapes)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, ModelError) as e:
         raise CheckpointError(
             f"checkpoint '{directory}' cannot be loaded ({type(e).__name__}: {first_line(e)}): delete it to resume from the one "
@@ -66,11 +67,12 @@ def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str) ->
     return LearnerState(version, weights, moments)
 
 
-def _compare(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
+def _compare(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     """Raises ValueError for the first name that is on one side only, or has another shape."""
-    for name in [*expected, *found]:
-        if found.get(name) != expected.get(name):
-            got, want = (str(tuple(side[name])) if name in side else "nothing" for side in (found, expected))
+    shapes = {name: t.shape for name, t in found.items()}
+    for name in [*expected, *shapes]:
+        if shapes.get(name) != expected.get(name):
+            got, want = (str(tuple(side[name])) if name in side else "nothing" for side in (shapes, expected))
             raise ValueError(f"parameter {name!r}: got {got}, the model that is trained has {want}")
 
 

@@ -73,9 +73,7 @@ def make_engine(module: Call, optimizer: torch.optim.Optimizer, settings: Mappin
 
 def settings(stage: int, offload: tuple[str, ...], dtype: str, max_grad_norm: float) -> dict[str, Any]:
     """DeepSpeed's configuration. Without ZeRO gradients are not clipped: DeepSpeed would not say their norm."""
-    bucket_sizes = dict.fromkeys(
-        ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"), BUCKET_ELEMENTS
-    )
+    bucket_sizes = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"), BUCKET_ELEMENTS)
     places = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
     on_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     zero = {"stage": stage, "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS, **bucket_sizes}
