@@ -2,10 +2,10 @@
 
     python benchmarks/learner_memory.py --out benchmarks/results
 
-Every line is a process of its own that runs a random Qwen3 in float32 forward and back `--repeats` times: the peak is of the first
-pass, above what was there before it (from Linux' /proc), the CPU-seconds (of one thread) are the fastest pass's. The first lines are one
-pass over `--tokens` response tokens with a vocabulary of `--vocabulary`: `naive` makes all logits, `chunks` is what the learner
-does. The others are `--rows` rows, most of them short, cut into micro-batches as the learner does it.
+Every line is a process of its own that runs a random Qwen3 in float32 forward and back `--repeats` times: the peak is of the
+first pass, above what was there before it (from Linux' /proc), the CPU-seconds (of one thread) are those of the fastest pass.
+The first lines are one pass over `--tokens` response tokens with a vocabulary of `--vocabulary`: `naive` makes all logits,
+`chunks` is what the learner does. The others are `--rows` rows, most of them short, cut as the learner does it.
 """
 
 from __future__ import annotations

@@ -31,17 +31,9 @@ from harmonyray.learners.token_logprobs import head_logprobs, plain_head, token_
 
 VOCABULARY = 50
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "learner_memory.py"
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "initializer_range": 0.25,
-}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "pad_token_id": 0, "initializer_range": 0.25}
+SMALL = {"vocab_size": VOCABULARY} | SIZES | HEADS
 
 
 @pytest.fixture(params=[7, 25, 1000], ids=["8 chunks", "2 chunks", "1 chunk"])
@@ -172,8 +164,7 @@ def test_bfloat16_is_computed_in_float32() -> None:
         assert mine.detach().numpy() == pytest.approx(theirs.detach().numpy(), abs=1e-5)
     objective(*got).backward()  # type: ignore[no-untyped-call]
     objective(*want).backward()  # type: ignore[no-untyped-call]
-    pairs = ((hidden, states), (head.weight, exact.weight), (head.bias, exact.bias))
-    for low, high in pairs:
+    for low, high in ((hidden, states), (head.weight, exact.weight), (head.bias, exact.bias)):
         assert low.grad is not None and high.grad is not None
         assert low.grad.dtype == torch.bfloat16
         assert torch.equal(low.grad, high.grad.bfloat16()) or (low.grad - high.grad).abs().max() <= 2**-8 * high.grad.abs().max()
@@ -197,8 +188,7 @@ def test_an_entropy_without_a_gradient_unless_asked_for() -> None:
     model = llama()
     assert not token_logprobs(model, *rows())[1].requires_grad
     assert token_logprobs(model, *rows(), entropy_grad=True)[1].requires_grad
-    model.lm_head = nn.Sequential(model.lm_head)  # asked for its logits
-    assert not token_logprobs(llama(), *rows())[1].requires_grad
+    assert not token_logprobs(odd_head(), *rows())[1].requires_grad  # asked for its logits
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------------
@@ -249,17 +239,9 @@ def test_a_process_needs_less_than_half_the_memory() -> None:
 # --- models that it is not right for -------------------------------------------------------------------------------------------
 
 
-def scaled() -> GraniteForCausalLM:
-    return GraniteForCausalLM(GraniteConfig(**SMALL | {"logits_scaling": 4.0}))
-
-
-def capped() -> Gemma2ForCausalLM:
-    # An untrained model's logits are so small that its cap of 30 hardly changes them.
-    return Gemma2ForCausalLM(Gemma2Config(**SMALL | {"initializer_range": 0.001}))
-
-
-def cohere() -> CohereForCausalLM:
-    return CohereForCausalLM(CohereConfig(**SMALL | {"logit_scale": 0.5}))
+SCALED = GraniteConfig(**SMALL | {"logits_scaling": 4.0})
+MULTIPLIED = CohereConfig(**SMALL | {"logit_scale": 0.5})
+CAPPED = Gemma2Config(**SMALL | {"initializer_range": 0.001})  # logits so small that the cap of 30 hardly changes them
 
 
 def odd_head() -> LlamaForCausalLM:
@@ -286,9 +268,9 @@ def other_input() -> LlamaForCausalLM:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (scaled, "changes its logits after the output head"),
-        (capped, "changes its logits after the output head"),
-        (cohere, "changes its logits after the output head"),
+        (lambda: GraniteForCausalLM(SCALED), "changes its logits after the output head"),
+        (lambda: Gemma2ForCausalLM(CAPPED), "changes its logits after the output head"),
+        (lambda: CohereForCausalLM(MULTIPLIED), "changes its logits after the output head"),
         (odd_head, "no plain nn.Linear but Sequential"),
         (hooked, "something is hooked to its output head"),
         (other_input, "given something else than the decoder's last hidden states"),
