@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -60,6 +60,13 @@ class DeepSpeedLearner:
             False, description="compute a layer's activations again for its gradients instead of keeping them"
         )
 
+        @model_validator(mode="after")
+        def _possible(self) -> DeepSpeedLearner.Options:
+            for what, least in (("optimizer", 1), ("parameters", 3)):
+                if what in self.offload and self.zero_stage < least:
+                    raise ValueError(f"offload has {what}, which needs a zero_stage of {least} or more, not {self.zero_stage}")
+            return self
+
     def __init__(
         self, options: Options, loss: Loss, model: str, dtype: str, steps: int, rank: int = 0, meeting: str | None = None
     ) -> None:
@@ -72,7 +79,7 @@ class DeepSpeedLearner:
         _check(options, dtype, meeting)
         self.options, self.dtype, self.steps, self.rank = options, dtype, steps, rank
         self.tokenizer = load_tokenizer(model)
-        # In stage 3 a model need not fit into a GPU: DeepSpeed moves it there share by share.
+        # In stage 3 a model may be larger than a GPU: DeepSpeed takes it there share by share.
         self.model = load_model(model, dtype, torch.device("cpu") if options.zero_stage == 3 else device())
         self.reference = copy.deepcopy(self.model).requires_grad_(False) if options.kl_coef > 0 else None
         if options.gradient_checkpointing:
@@ -187,16 +194,12 @@ class DeepSpeedLearner:
 
 
 def _check(options: DeepSpeedLearner.Options, dtype: str, meeting: str | None) -> None:
-    """Raises ConfigError for options that do not go together."""
-    stage = options.zero_stage
-    if stage == 0 and dtype != "float32":
+    """Raises ConfigError for options that do not go with the rest."""
+    if options.zero_stage == 0 and dtype != "float32":
         raise ConfigError(
             f"'learner.zero_stage' is 0 and 'model.dtype' {dtype}: there are no float32 master weights without ZeRO, and small "
             "updates would be lost in rounding; set learner.zero_stage to 1 or more, or train in float32"
         )
-    for what, least in (("optimizer", 1), ("parameters", 3)):
-        if what in options.offload and stage < least:
-            raise ConfigError(f"'learner.offload' has {what}, which needs 'learner.zero_stage' {least} or more, not {stage}")
     if options.num_ranks > 1 and meeting is None:
         raise ConfigError(
             f"'learner.num_ranks' is {options.num_ranks}, but this process is alone: set learner.num_ranks to 1, or start every "

@@ -107,7 +107,8 @@ def _serve(pipe: Any, rank: int, num_ranks: int, meeting: str) -> None:
             pipe.send(live(learner, job))
         except Exception:  # noqa: BLE001 - whatever it is, the test is told
             pipe.send(traceback.format_exc())
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     os._exit(0)  # an interpreter full of libraries takes seconds to take itself apart
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from harmonyray.errors import ConfigError
 from harmonyray.learners.deepspeed import DeepSpeedLearner
 from harmonyray.learners.micro_batches import shares
+from harmonyray.registry import make_options
 
 STAGES = (0, 1, 2, 3)
 
@@ -144,21 +145,29 @@ def test_bfloat16_learns_as_float32_but_for_rounding(ranks: Any, workshop: Any) 
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"zero_stage": 0, "offload": ["optimizer"]}, "optimizer, which needs a zero_stage of 1 or more, not 0"),
+        ({"zero_stage": 2, "offload": ["optimizer", "parameters"]}, "parameters, which needs a zero_stage of 3 or more, not 2"),
+        ({"zero_stage": 4}, "zero_stage"),
+        ({"offload": ["gradients"]}, "offload"),
+        ({"num_ranks": 0}, "num_ranks"),
+        ({"zero_stages": 2}, "did you mean 'zero_stage'"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_options("learners", "deepspeed", "learner", options)
+
+
+@pytest.mark.parametrize(
     ("options", "dtype", "message"),
     [
         ({"zero_stage": 0}, "bfloat16", "'learner.zero_stage' is 0 and 'model.dtype' bfloat16"),
-        ({"zero_stage": 0, "offload": ["optimizer"]}, "float32", "optimizer, which needs 'learner.zero_stage' 1 or more, not 0"),
-        (
-            {"zero_stage": 2, "offload": ["parameters"]},
-            "float32",
-            "parameters, which needs 'learner.zero_stage' 3 or more",
-        ),
         ({"num_ranks": 2}, "float32", "'learner.num_ranks' is 2, but this process is alone"),
     ],
 )
-def test_options_that_do_not_go_together(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dtype: str, message: str
-) -> None:
+def test_what_cannot_be_trained(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dtype: str, message: str) -> None:
     monkeypatch.setattr("harmonyray.learners.deepspeed.require_deepspeed", lambda: None)
     with pytest.raises(ConfigError, match=message):
         DeepSpeedLearner(DeepSpeedLearner.Options.model_validate(options), None, "no-model", dtype, 1)  # type: ignore[arg-type]
