@@ -46,7 +46,7 @@ Values = dict[str, Tensor]
 
 
 class DeepSpeedLearner:
-    """One rank. `policy_version` counts the updates."""
+    """Trains one model with DeepSpeed's ZeRO; this is one of its ranks. `policy_version` counts the updates."""
 
     class Options(TorchLearner.Options):
         num_ranks: PositiveInt = Field(1, description="processes that share an update, on one GPU each")

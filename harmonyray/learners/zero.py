@@ -67,6 +67,11 @@ def make_engine(module: Call, optimizer: torch.optim.Optimizer, settings: Mappin
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's own calls
     # Without this a CPU compiles an all-reduce of its own in the first run, for a minute, that leaves files in shared memory.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if settings["zero_optimization"]["stage"] == 3:
+        # Shares the parameters out one by one; the engine itself would first move all of them to the GPU.
+        deepspeed.zero.Init(module=module, config_dict_or_path=dict(settings))
+        for buffer in module.buffers():
+            buffer.data = buffer.data.to(device())
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=dict(settings), dist_init_required=False)
     return engine
 

@@ -53,13 +53,15 @@ class Job:
 @dataclass(frozen=True)
 class Outcome:
     """`metrics` and `versions` of the updates; `loaded` the version after `load`; `weights` at the end; `layer_passes`: how often
-    the first layer's MLP ran in the last update, the reference's apart."""
+    the first layer's MLP ran in the last update, the reference's apart; `held`: elements of weights, and of first moments, in this
+    process at the end."""
 
     metrics: list[dict[str, float]]
     versions: list[int]
     loaded: int
     weights: dict[str, torch.Tensor]
     layer_passes: int
+    held: tuple[int, int]
 
 
 def live(learner: Any, job: Job) -> Outcome:
@@ -83,7 +85,14 @@ def live(learner: Any, job: Job) -> Outcome:
         loaded,
         {name: t.detach().clone() for name, t in learner.weights().items()},
         len(passes),
+        held(learner),
     )
+
+
+def held(learner: Any) -> tuple[int, int]:
+    optimizer = learner.optimizer if hasattr(learner, "optimizer") else learner.engine.basic_optimizer
+    moments = [own["exp_avg"].numel() for own in optimizer.state.values()]
+    return sum(p.numel() for p in learner.model.parameters()), sum(moments)
 
 
 def _serve(pipe: Any, rank: int, num_ranks: int, meeting: str) -> None:

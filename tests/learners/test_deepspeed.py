@@ -91,6 +91,16 @@ def test_gradient_checkpointing_computes_layers_twice(ranks: Any, workshop: Any,
     assert got.layer_passes == passes
 
 
+@needs_deepspeed
+@pytest.mark.parametrize(("stage", "weights", "moments"), [(0, 1.0, 1.0), (1, 1.0, 0.5), (2, 1.0, 0.5), (3, 0.0, 0.5)])
+def test_a_rank_keeps_its_share_only(ranks: Any, workshop: Any, stage: int, weights: float, moments: float) -> None:
+    """In stage 3 a rank has no weights at all between passes, beside its share in another place; shares are padded a bit."""
+    size = sum(t.numel() for t in workshop.learner().weights().values())
+    for outcome in ranks[2].run(Job(OPTIONS | {"zero_stage": stage}, some_batches(workshop, 1), workshop.model)):
+        assert outcome.held[0] == weights * size
+        assert outcome.held[1] == pytest.approx(moments * size, rel=0.05)
+
+
 # --- gradients that are not finite -------------------------------------------------------------------------------------------
 
 
