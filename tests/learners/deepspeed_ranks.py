@@ -53,8 +53,8 @@ class Job:
 @dataclass(frozen=True)
 class Outcome:
     """`metrics` and `versions` of the updates; `loaded` the version after `load`; `weights` at the end; `layer_passes`: how often
-    the first layer's MLP ran in the last update, the reference's apart; `held`: elements of weights, and of first moments, in this
-    process at the end."""
+    the first layer's MLP ran in the last update, the reference's apart; `held`: elements of weights, and of first moments, at
+    the end, in this process."""
 
     metrics: list[dict[str, float]]
     versions: list[int]
