@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reporting import give_out
+from reporting import from_child, give_out
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = 16  # in each of two views
@@ -81,12 +80,7 @@ def measure(num_rollouts: int, response_tokens: int) -> dict[str, Any]:
     """One run in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(Path(__file__)), "--child", str(num_rollouts), str(response_tokens), folder]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-        if done.returncode != 0:
-            raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-4000:]}")
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return result
+        return from_child(command, PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import give_out
+from reporting import from_child, give_out
 
 PROC = Path("/proc/self")
 BUDGETS = (1024, 4096, 16384)  # tokens in a micro-batch
@@ -136,12 +135,7 @@ def child(case: Case) -> dict[str, Any]:
 
 def measure(case: Case) -> dict[str, Any]:
     """One line, in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{case.name} failed with {done.returncode}:\n{done.stderr[-4000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return from_child([sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(asdict(case))])
 
 
 def table(results: list[dict[str, Any]]) -> str:

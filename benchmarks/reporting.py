@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +22,12 @@ def give_out(out: Path | None, name: str, table: str, brief: Mapping[str, Any], 
         (out / f"{name}.md").write_text(table + "\n")
     print(table)
     print(json.dumps(brief))
+
+
+def from_child(command: Sequence[str], **env: str) -> dict[str, Any]:
+    """The JSON object that a process of its own prints last. Ends with what it said if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 
 from harmonyray.algos.base import MethodContext
-from harmonyray.config import Config, Plugin
+from harmonyray.checkpoint import CheckpointStore
+from harmonyray.config import Config
+from harmonyray.config_objective import ObjectiveSettings
+from harmonyray.config_sections import Plugin
 from harmonyray.engines.paths import model_path
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
+from harmonyray.guard import Guard
+from harmonyray.guarding import Event, Watch
 from harmonyray.problems.holdout import split_holdout
 from harmonyray.protocols import Ask, Grader, StagedView, View
 from harmonyray.registry import resolve
@@ -55,6 +60,15 @@ def check_gold(config: Config, problems: Sequence[Problem], gold: Mapping[str, G
         )
 
 
+def check_best(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
+    """Raises ConfigError if checkpoints are to be chosen by answers that nobody knows."""
+    if config.checkpoint.best is not None and not any(p.id in gold for p in problems):
+        raise ConfigError(
+            f"'checkpoint.best' is {config.checkpoint.best}, and there are no gold answers to evaluate that with: add answers to "
+            "the problem source, or leave it null"
+        )
+
+
 @contextmanager
 def open_runtime(config: Config, views: Sequence[View], learn: bool = True) -> Iterator[tuple[Any, Grader]]:
     """Engines, learner (unless `learn` is false) and grader of a run, as actors or in this process; closed on leaving.
@@ -80,8 +94,7 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
         group.name: PartSpec("engines", kind.type, kind.options, _engine_arguments(config, group.model))
         for group in engine_groups(config)
     }
-    learner_arguments = {**_model_arguments(config), "steps": config.steps}
-    learner = PartSpec("learners", config.learner.type, config.learner.options, learner_arguments) if learn else None
+    learner = PartSpec("learners", config.learner.type, config.learner.options, _learner_arguments(config)) if learn else None
     loss = PartSpec("losses", config.loss.type, config.loss.options, {})
     grader = PartSpec("graders", config.grader.type, config.grader.options, {"views": list(views)})
     with cluster(config.runtime):
@@ -102,9 +115,8 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
 
     threads = torch.get_num_threads()
     torch.set_num_threads(config.runtime.threads_per_actor)
-    arguments = _model_arguments(config)
     loss = make("losses", config.loss)
-    learner = make("learners", config.learner, loss=loss, steps=config.steps, **arguments) if learn else None
+    learner = make("learners", config.learner, loss=loss, **_learner_arguments(config)) if learn else None
     grader = make("graders", config.grader, views=views)
     own = {name: view.model for name, view in config.views.items() if view.model is not None}
     trained = make("engines", config.rollout.engine, **_engine_arguments(config))
@@ -180,6 +192,12 @@ def make_audit(
     return audit
 
 
+def make_watch(config: Config, store: CheckpointStore, tell: Callable[[Event], None]) -> Watch:
+    """The loop's `guard`."""
+    voted = not resolve("methods", config.method.type).needs_gold
+    return Watch(Guard(config.guard, list(config.views), voted), config.guard, store, tell)
+
+
 def make_evaluator(
     config: Config,
     parts: Mapping[str, Sequence[Problem]],
@@ -222,6 +240,13 @@ def _model_arguments(config: Config, model: str | None = None) -> dict[str, Any]
     name = model or config.model.path
     directory = Path(name)  # actors may have another working directory
     return {"model": str(directory.resolve()) if directory.is_dir() else name, "dtype": config.model.dtype}
+
+
+def _learner_arguments(config: Config) -> dict[str, Any]:
+    """Constructor arguments of a learner beside its loss, as plain data."""
+    weights = tuple(config.objective.view_weights.get(name, 1.0) for name in config.views)
+    objective = ObjectiveSettings(config.objective, weights, config.rollout.max_response_tokens)
+    return {**_model_arguments(config), "objective": objective, "steps": config.steps}
 
 
 def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any]:

@@ -88,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     evaluate.set_defaults(verb=_eval)
 
+    export = verbs.add_parser("export", help="copy a checkpoint's model to a plain Hugging Face directory")
+    export.add_argument("source", metavar="RUN_DIR_OR_CHECKPOINT", type=Path)
+    export.add_argument("--out", required=True, type=Path, help="a new or empty directory")
+    which = export.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, help="which of a run's checkpoints (default: the newest)")
+    which.add_argument("--best", action="store_true", help="the one that checkpoint.best kept")
+    export.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    export.set_defaults(verb=_export)
+
     plan = verbs.add_parser("plan", help="show which actor would sit where, without starting anything")
     _config_arguments(plan)
     plan.set_defaults(verb=_plan)
@@ -195,6 +204,14 @@ def _eval(args: argparse.Namespace) -> int:
     for table in result_tables(result):
         reporter.out.print(table)
     reporter.out.print(f"settings of {name}, {result['wall_seconds']:.1f} s" + (f"; results in {args.out}" if args.out else ""))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from harmonyray.export import ExportRequest, describe_export, run_export
+
+    summary = run_export(ExportRequest(args.source, args.out, args.step, args.best))
+    print(json.dumps(summary) if args.json else describe_export(summary))
     return 0
 
 

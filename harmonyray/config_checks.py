@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from harmonyray.errors import ConfigError
+from harmonyray.protocols import ScalesRate
 from harmonyray.registry import nearest, resolve
 
 if TYPE_CHECKING:
@@ -20,7 +23,10 @@ def check_together(c: Config) -> None:
         if not re.fullmatch(r"[\w-]+", name):
             raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     _check_models(c)
+    _check_objective(c)
     _check_lag(c)
+    _check_best(c)
+    _check_guard(c)
     groups = _check_groups(c)
     _check_gpus(c, groups)
     if c.audit.action == "down_weight":
@@ -35,12 +41,57 @@ def check_together(c: Config) -> None:
         check(c.method.options, tuple(c.views))
 
 
+def _check_objective(c: Config) -> None:
+    """View weights need views that are trained, and clips a ratio that is not 1."""
+    trained = [name for name, view in c.views.items() if view.model is None]
+    for name in c.objective.view_weights:
+        if name not in c.views:
+            raise ConfigError(f"'objective.view_weights' names {name!r}, which is no view: {nearest(name, list(c.views))}")
+        if name not in trained:
+            raise ConfigError(
+                f"'objective.view_weights' names {name!r}, which has a model of its own: it is not trained, leave it out"
+            )
+    if trained and all(c.objective.view_weights.get(name) == 0 for name in trained):
+        raise ConfigError("'objective.view_weights' are all 0, so nothing would be learned: give one view more")
+    weighs, loss = c.objective.importance.type, resolve("losses", c.loss.type)
+    if weighs == "none":
+        return
+    if getattr(loss, "corrects_lag", False):
+        if weighs == "mask":
+            raise ConfigError(
+                f"'objective.importance.type' is mask, but loss {c.loss.type} weighs the engine's samples itself: leave it out"
+            )
+    elif getattr(loss, "clips", False) and (c.loss.type != "ppo_clip" or c.loss.options != loss.Options()):
+        raise ConfigError(
+            f"'loss' is {c.loss.type} with clips of its own, but with objective.importance.type={weighs} the loss compares with "
+            "the learner's own log-probs, where nothing is clipped and every such loss is the same: set "
+            "objective.importance.type=none, or leave 'loss' as it is"
+        )
+    if weighs == "truncate" and _changed(c.objective.importance, "low"):
+        raise ConfigError("'objective.importance.low' belongs to type mask, and the type is truncate: leave it out")
+
+
+def _check_guard(c: Config) -> None:
+    """Going back needs a learner whose rate can be lowered, and a limit of the KL that there is one."""
+    if _changed(c.guard, "max_kl") and c.objective.kl_coef == 0:
+        raise ConfigError("'guard.max_kl' is set, but with objective.kl_coef 0 no KL is computed: leave it out, or raise kl_coef")
+    if c.guard.action == "rollback" and not issubclass(resolve("learners", c.learner.type), ScalesRate):
+        raise ConfigError(
+            f"'guard.action' is rollback, and learner {c.learner.type} has no scale_rate that lowers its rate: use pause"
+        )
+
+
+def _changed(section: BaseModel, name: str) -> bool:
+    return bool(getattr(section, name) != type(section).model_fields[name].default)
+
+
 def _check_lag(c: Config) -> None:
     """Rollouts of an older policy need a loss that says so, and weights under way an engine that takes them."""
-    if c.rollout.lag and not getattr(resolve("losses", c.loss.type), "corrects_lag", False):
+    weighed = c.objective.importance.type != "none" or getattr(resolve("losses", c.loss.type), "corrects_lag", False)
+    if c.rollout.lag and not weighed:
         raise ConfigError(
-            f"'rollout.lag' is 1, and loss {c.loss.type} does not weigh the rollouts of an older policy: set "
-            "loss.type=truncated_is, or rollout.lag=0"
+            f"'rollout.lag' is 1, 'objective.importance.type' is none, and loss {c.loss.type} does not weigh the rollouts of an "
+            "older policy: set objective.importance.type=truncate, or loss.type=truncated_is, or rollout.lag=0"
         )
     if c.rollout.lag and c.placement.colocate:
         raise ConfigError(
@@ -56,6 +107,18 @@ def _check_lag(c: Config) -> None:
             f"'sync.in_flight' is pause, and engine {c.rollout.engine.type} cannot change weights while it generates: "
             "use rollout.engine.type=vllm, or drain"
         )
+
+
+def _check_best(c: Config) -> None:
+    """What the best checkpoint is chosen by has to be a measure that an evaluation takes, and higher where better."""
+    best, parts = c.checkpoint.best, ("eval", "holdout") if c.problems.holdout else ("eval",)
+    measures = ["majority_at_k", "harmonic_at_k"]
+    measures += [f"{view}/{name}" for view in c.views for name in ("avg_at_k", "pass_at_k", "majority_at_k", "greedy")]
+    known = [f"{part}/{measure}" for part in parts for measure in measures]
+    if best is not None and best not in known:
+        raise ConfigError(f"'checkpoint.best': {best!r} is no measure of this run's evaluations: {nearest(best, known)}")
+    if best is not None and not c.eval.every:
+        raise ConfigError("'checkpoint.best' is set, but with eval.every 0 only the last step is evaluated: set eval.every")
 
 
 def _check_models(c: Config) -> None:

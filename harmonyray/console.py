@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harmonyray.config import Config
+from harmonyray.guarding import Event, described
 
 LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
 SHOWN_IDS = 5
@@ -94,7 +95,7 @@ class Reporter:
         text = f"accuracy {self.accuracy} | labelled {row['consensus/coverage']:.2f}{labels} | {phases}"
         if self.progress is not None:
             self.progress.update(self.task, completed=row["step"], description=text)
-        elif not self.live and time.monotonic() - self.told_at >= LINE_S:
+        elif not self.live and (time.monotonic() - self.told_at >= LINE_S or row["step"] == self.config.steps):
             self.told_at = time.monotonic()
             self.out.print(f"step {row['step']}/{self.config.steps} {text}")
 
@@ -104,10 +105,19 @@ class Reporter:
             self.degenerate_views.add(view)
             self.err.print(f"view {view!r} looks degenerate: {reason} (docs/views.md; audit/{view}/* in the metrics)")
 
+    def alarm(self, event: Event) -> None:
+        """What the collapse guard saw, and did."""
+        self.err.print(f"{described(event)} (docs/guard.md)")
+
     def same_prompts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Views that ask the same thing."""
         for a, b in pairs:
             self.err.print(f"views {a!r} and {b!r} ask the same model with the same prompts and sampling: that is one view twice")
+
+    def refused(self, reasons: Sequence[str], step: int) -> None:
+        """Checkpoints that were found damaged, and the step of the one before them that is used."""
+        for reason in reasons:
+            self.err.print(f"{reason}; set aside as refused-step-..., going on from step {step}")
 
     def interrupted(self) -> None:
         self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
@@ -130,7 +140,7 @@ class Reporter:
         """Prints the closing table and says what to open; returns it as plain text."""
         self.close()
         table = result_table(config, summary, rows)
-        lines = _closing_lines(config, summary, uri)
+        lines = [*(described(event) for event in summary["guard"]), *_closing_lines(config, summary, uri)]
         if rows and not any(row["consensus/coverage"] for row in rows):
             lines.insert(
                 0,
@@ -185,6 +195,8 @@ def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapp
         table.add_row(label, _mean(first, key), _mean(last, key))
     for label, key in _hindsight(rows):
         table.add_row(label, _mean(first, key), _mean(last, key))
+    for event in summary["guard"]:
+        table.add_row(f"collapse guard: {', '.join(event['signs'])}", event["action"], f"step {event['step']}")
     return table
 
 

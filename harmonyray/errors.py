@@ -67,6 +67,14 @@ class CheckpointError(RunError):
     """A checkpoint that cannot be written (a full disk), or that is missing, incomplete or altered."""
 
 
+class NotFiniteError(RunError):
+    """Too many updates in a row whose gradients were not finite; the learner is as it was before them."""
+
+
+class CollapseError(RunError):
+    """A run that the collapse guard has paused."""
+
+
 class GraderError(RunError):
     """The answer workers cannot be kept alive."""
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harmonyray.algos.batching import fill_batch
-from harmonyray.config import RolloutConfig
+from harmonyray.config_sections import RolloutConfig
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError, RunError
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
@@ -57,14 +57,14 @@ class InProcessRuntime:
     def _sample(self, tally: Tally, policy_version: int | None) -> Iterator[ProblemRollouts | FailedAttempt]:
         places = tally.places()
         while places:
+            self._check_open()
             again: list[Place] = []
             for engine in dict.fromkeys([self.engine, *self.others.values()]):
                 own = [place for place in places if self.others.get(tally.asks[place[0]].view.name, self.engine) is engine]
                 version = policy_version if engine is self.engine else UNTRAINED
                 wants = [tally.want(place) for place in own]
                 for w, group in serve(engine, wants, version, self.rollout.request_timeout_s) if wants else ():
-                    if self._closed:
-                        raise RunError("the run has ended")
+                    self._check_open()
                     if isinstance(group, Failure):
                         failed = tally.fail(own[w], group.reason)
                         again += [] if failed.last else [own[w]]
@@ -72,6 +72,10 @@ class InProcessRuntime:
                     elif whole := tally.put(own[w], keep(group)):
                         yield whole
             places = [place for place in again if not tally.left_out(place)]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RunError("the run has ended")
 
     def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
         """Nothing: here nobody has time to spare."""
@@ -102,12 +106,17 @@ class InProcessRuntime:
         assert self.learner is not None
         self.learner.load(directory)
 
+    def scale_rate(self, scale: float) -> None:
+        assert self.learner is not None
+        self.learner.scale_rate(scale)
+
     def save_model(self, directory: Path) -> None:
         assert self.learner is not None
         self.learner.save_model(directory)
 
     def close(self) -> None:
-        """Ends the engines that have anything to end, once whoever samples in another thread has got its error."""
+        """Ends the engines that have anything to end. Whoever samples in another thread gets an error before, if its batch ends
+        within CLOSE_S."""
         self._closed = True
         self._idle.wait(CLOSE_S)
         for engine in (self.engine, *self.others.values()):

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from harmonyray.algos.batching import plan_batch
+from harmonyray.algos.batching import plan_batch, plan_metrics
 from harmonyray.collect import collect
 from harmonyray.errors import RolloutsLostError, RunError
+from harmonyray.guarding import TurnBack
 from harmonyray.ledger import take_ledger
 from harmonyray.parts import Parts
 from harmonyray.step_metrics import Clock, collected_metrics, step_metrics
@@ -20,7 +21,8 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
     """Runs steps `first_step`..`steps` (from 1) and returns the last one finished; ends early after a step if asked to.
 
     A step is: sample every view and group the answers, judge, update, broadcast, evaluate and save when due. Raises RunError,
-    with a checkpoint saved, for a step of which too little could be sampled.
+    with a checkpoint saved, for a step of which too little could be sampled, and CollapseError likewise if the guard says so;
+    TurnBack if it says to go back.
     """
     saved = first_step - 1
     finished: int | None = saved  # None while the learner may be at neither of two steps
@@ -47,6 +49,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     row |= p.audit(got.groups)
                     judgements = p.method.judge(got.groups, step)
                     plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
+                row |= plan_metrics(plan)
                 finished = None
                 with clock("learn"):
                     learning = None if plan is None else beside.submit(_update, p, plan, step)
@@ -64,9 +67,12 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 row |= {"policy_version": p.runtime.policy_version, "train/skipped": float(plan is None)}
                 failure = _evaluate(p, step, clock, row) if p.evaluates(step) else None
             row["runtime/restarts"] = float(p.runtime.take_restarts())
-            p.tracker.log_step(step, {"step": step, **row, **clock.seconds}, got, judgements, ledger)
+            row = {"step": step, **row}
+            row |= p.guard.look(row)
+            p.tracker.log_step(step, row | clock.seconds, got, judgements, ledger)
             finished, stopping = step, step < p.steps and stop_asked()
-            if p.saves(step) or stopping:
+            p.guard.act(failure)
+            if p.saves(step) or stopping or p.is_best(row):
                 p.save(step)
                 saved = step
             if failure is not None:
@@ -77,6 +83,9 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
     except RunError as e:
         _save_the_last(p, saved, step - 1 if isinstance(e, RolloutsLostError) else finished, e)
         raise
+    except TurnBack:
+        _wait(coming)  # nobody samples any more when the weights are changed
+        raise
     finally:
         beside.shutdown(wait=False, cancel_futures=True)
 
@@ -84,6 +93,12 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
 def collect_step(p: Parts, step: int, version: int | None) -> Collected:
     """A step's rollouts and their answers, sampled under that policy version (None: whichever the engines come to hold)."""
     return collect(p.runtime, p.grader, p.asks, p.schedule.draw(step), version, (p.seed, "train", step))
+
+
+def _wait(coming: Future[Collected] | None) -> None:
+    """Until what is under way has ended, well or not."""
+    if coming is not None:
+        coming.exception()
 
 
 def _update(p: Parts, plan: Sequence[GroupRows], step: int) -> tuple[UpdateReport, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harmonyray.evaluate import Evaluator
+from harmonyray.guarding import Watch
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
 from harmonyray.types import AnswerGroup
@@ -16,7 +17,7 @@ class Parts:
     """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `audit` looks at a step's views before the
     method judges, and returns metrics. With `lag` 1 a step's rollouts are sampled while the step before it is learned from;
     `syncs_in_flight`: whether weights may be broadcast meanwhile. Of fewer than `min_complete_share` of a step's problems
-    nothing is learned."""
+    nothing is learned. `is_best`: whether a step with these metrics is to be saved although no checkpoint is due."""
 
     schedule: ProblemSchedule
     asks: Sequence[Ask]
@@ -27,6 +28,7 @@ class Parts:
     advantage: Advantage
     evaluator: Evaluator
     tracker: Tracker
+    guard: Watch
     save: Callable[[int], None]
     seed: int
     steps: int
@@ -35,6 +37,7 @@ class Parts:
     lag: int
     syncs_in_flight: bool
     min_complete_share: float
+    is_best: Callable[[Mapping[str, float]], bool] = lambda row: False
 
     def evaluates(self, step: int) -> bool:
         return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)

@@ -122,9 +122,15 @@ class Advantage(Protocol):
 
 
 class Loss(Protocol):
-    """A policy loss per token: (loss, whether the clip was active), each of the inputs' shape (torch tensors)."""
+    """A policy loss per token: (loss, whether the clip was active), each of the inputs' shape (torch tensors).
 
-    def per_token(self, logprobs: Any, old_logprobs: Any, advantages: Any) -> tuple[Any, Any]: ...
+    The tokens are a micro-batch's, row after row, and `rows` says which row each is in. `old_logprobs` are the learner's own
+    where the objective weighs the engine's by itself. A loss with `corrects_lag = True` gets the engine's in any case and weighs
+    them; the objective then does not. One with `clips = True` bounds the ratio to `old_logprobs`, and its options do nothing
+    where these are the present ones: with weights by the objective only its defaults are accepted.
+    """
+
+    def per_token(self, logprobs: Any, old_logprobs: Any, advantages: Any, rows: Any) -> tuple[Any, Any]: ...
 
 
 class Engine(Protocol):
@@ -208,9 +214,19 @@ class Learner(Protocol):
 
     def update(self, batch: Batch, step: int) -> UpdateReport: ...
 
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Path) -> None:
+        """Writes what `load` needs; model and tokenizer to `directory / "model"`, as transformers loads them."""
+        ...
 
     def load(self, directory: Path) -> None: ...
+
+
+@runtime_checkable
+class ScalesRate(Protocol):
+    """A learner whose learning rate can be made `scale` times what its schedule says, from then on; `save` and `load` keep it.
+    Optional: without it a run cannot be rolled back."""
+
+    def scale_rate(self, scale: float) -> None: ...
 
 
 class Runtime(Sampler, Protocol):

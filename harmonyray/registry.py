@@ -63,8 +63,17 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "w2": "harmonyray.algos.answer_rewards:W2",
         "kl": "harmonyray.algos.answer_rewards:Kl",
     },
-    "advantages": {"grpo": "harmonyray.algos.advantages:Grpo"},
-    "losses": {"ppo_clip": "harmonyray.algos.losses:PpoClip", "truncated_is": "harmonyray.algos.losses:TruncatedIs"},
+    "advantages": {
+        "grpo": "harmonyray.algos.advantages:Grpo",
+        "dr_grpo": "harmonyray.algos.advantages:DrGrpo",
+        "rloo": "harmonyray.algos.advantages:Rloo",
+    },
+    "losses": {
+        "ppo_clip": "harmonyray.algos.losses.ppo_clip:PpoClip",
+        "gspo": "harmonyray.algos.losses.gspo:Gspo",
+        "cispo": "harmonyray.algos.losses.cispo:Cispo",
+        "truncated_is": "harmonyray.algos.losses.truncated_is:TruncatedIs",
+    },
     "graders": {"answers": "harmonyray.answers.grader:AnswerGrader"},
     "engines": {"hf": "harmonyray.engines.hf:HfEngine", "vllm": "harmonyray.engines.vllm:VllmEngine"},
     "learners": {

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harmonyray import build
-from harmonyray.checkpoint import replace_directory
+from harmonyray.checkpoint import STATE_FILE, CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
+from harmonyray.errors import CheckpointError
 from harmonyray.evaluate import Evaluator
+from harmonyray.guarding import Event, TurnBack, described
 from harmonyray.loop import train
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
@@ -37,19 +39,22 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     begun = time.perf_counter()
     problems, gold = build.load_problems(config)
     build.check_gold(config, problems, gold)
+    build.check_best(config, problems, gold)
     build.check_models(config)
     build.check_drafts(build.make_asks(config, build.make_views(config)))
     with open_run(config, run_dir, resume) as start:
         reporter.start(config, start.run_dir, start.first_step, len(problems))
+        reporter.refused(start.refused, start.first_step - 1)
         uri, artifacts = tracking_place(config, start.run_dir)
         mlflow = MlflowRun(uri, artifacts, config.tracking.experiment, start.run_dir.name, start.state.get("mlflow_run_id"))
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
-            last, before = _train(config, start, problems, gold, mlflow, reporter)
+            last, before, events = _train(config, start, problems, gold, mlflow, reporter)
             if last < config.steps:
                 raise KeyboardInterrupt
             summary = _summary(start.run_dir, mlflow.run_id, last, before, time.perf_counter() - begun)
+            summary["guard"] = events
             write_text(start.run_dir / "summary.json", json.dumps(summary))
             closing = (config, summary, read_metrics(start.run_dir), uri)
             write_text(start.run_dir / "summary.txt", Reporter(quiet=True).finish(*closing))
@@ -71,8 +76,9 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
 
 def _train(
     config: Config, start: Start, problems: Sequence[Problem], gold: Gold, mlflow: MlflowRun, reporter: Reporter
-) -> tuple[int, Mapping[str, float]]:
-    """Opens the runtime, runs the loop and saves the model: the last step and the evaluation before the first."""
+) -> tuple[int, Mapping[str, float], list[Event]]:
+    """Opens the runtime, runs the loop and saves the model: the last step, the evaluation before the first, and what the guard
+    did."""
     views = build.make_views(config)
     with build.open_runtime(config, views) as (runtime, grader):
         if start.checkpoint is not None:
@@ -95,13 +101,16 @@ def _train(
         if isinstance(method, Stateful) and "method" in start.state:
             method.load_state_dict(start.state["method"])
 
+        def tell(event: Event) -> None:
+            reporter.alarm(event)
+            mlflow.log_tag("guard", "\n".join(described(e) for e in watch.events))
+
+        watch = build.make_watch(config, start.store, tell)
+        if "guard" in start.state:
+            watch.load_state_dict(start.state["guard"])
         tracker = RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step])
-
-        def save(step: int) -> None:
-            tracker.flush()  # what a checkpoint goes on from is recorded
-            learned = {"method": method.state_dict()} if isinstance(method, Stateful) else {}
-            start.store.save(step, runtime.save, {"mlflow_run_id": run_id, "eval_before": before, **learned})
-
+        known = {"mlflow_run_id": run_id, "eval_before": before}
+        save = _saver(config, start.store, runtime, {"method": method, "guard": watch}, tracker, known)
         turned = Parts(
             schedule=ProblemSchedule(parts["eval"], config.rollout.problems_per_step, config.seed),
             asks=asks,
@@ -113,6 +122,8 @@ def _train(
             evaluator=evaluator,
             tracker=tracker,
             save=save,
+            is_best=start.store.is_best,
+            guard=watch,
             seed=config.seed,
             steps=config.steps,
             eval_every=config.eval.every,
@@ -122,10 +133,65 @@ def _train(
             min_complete_share=config.rollout.min_complete_share,
         )
         with tracker, _graceful_interrupt(reporter) as stop_asked:
-            last = train(turned, start.first_step, stop_asked)
+            if config.guard.action == "rollback" and start.checkpoint is None:
+                save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
+            last = _train_on(turned, start, runtime, tracker, stop_asked)
         if last == config.steps:
             replace_directory(start.run_dir / "model", runtime.save_model)
-        return last, before
+        return last, before, watch.events
+
+
+def _train_on(p: Parts, start: Start, runtime: Any, tracker: RunTracker, stop_asked: Callable[[], bool]) -> int:
+    """The loop, again from a checkpoint each time that the guard says to go back; the last step finished."""
+    first_step = start.first_step
+    while True:
+        try:
+            return train(p, first_step, stop_asked)
+        except TurnBack as back:
+            _go_back(back, p, start, runtime, tracker)
+            first_step = back.step + 1
+
+
+def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:
+    """Brings learner, engines, method and records to where the checkpoint was made. It is saved again, with the lower learning
+    rate and what the guard did, so that a resumed run does not go astray another time. Until it is loaded nothing is given up."""
+    path = start.store.path(back.step)
+    runtime.load(path)
+    runtime.scale_rate(back.lr_scale)
+    if isinstance(p.method, Stateful):
+        p.method.load_state_dict(json.loads((path / STATE_FILE).read_text())["method"])
+    start.store.drop_after(back.step)
+    tracker.go_back(back.step)
+    p.save(back.step)
+    runtime.sync()
+
+
+def _saver(
+    config: Config,
+    store: CheckpointStore,
+    runtime: Any,
+    parts: Mapping[str, Any],
+    tracker: RunTracker,
+    known: Mapping[str, Any],
+) -> Callable[[int], None]:
+    """What saves the step that was logged last, with what is `known` of the run and the state of those `parts` that have one."""
+
+    def write(directory: Path) -> None:
+        runtime.save(directory)
+        if not any(directory.iterdir()):
+            raise CheckpointError(
+                f"the learner wrote its checkpoint to '{directory}', and nothing is there on this node: the run directory has to "
+                "be on a file system that all nodes share (--run-dir)"
+            )
+        (directory / "config.yaml").write_text(config.to_yaml())
+
+    def save(step: int) -> None:
+        tracker.flush()  # what a checkpoint goes on from is recorded
+        learned = {name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)}
+        state = {**known, "eval": evaluation(tracker.last_row), **learned}
+        store.save(step, runtime.policy_version, write, state)
+
+    return save
 
 
 def _evaluated_before(start: Start, evaluator: Evaluator, policy_version: int, mlflow: MlflowRun) -> Mapping[str, float]:
@@ -150,7 +216,7 @@ def tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
 
 def _summary(run_dir: Path, run_id: str, steps: int, before: Mapping[str, float], seconds: float) -> dict[str, Any]:
     rows = read_metrics(run_dir)
-    after = {k: v for k, v in rows[-1].items() if k.startswith(("eval/", "holdout/"))} if rows else {}
+    after = evaluation(rows[-1]) if rows else {}
     labels = [r["consensus/label_accuracy"] for r in rows[-LABEL_WINDOW:] if "consensus/label_accuracy" in r]
     return {
         "run_dir": str(run_dir.resolve()),

@@ -16,9 +16,10 @@ from typing import Any
 from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError
+from harmonyray.guard import START_STEPS
 from harmonyray.tracking import rewind
 
-MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "checkpoint", "tracking"}
+MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "guard", "checkpoint", "tracking"}
 MAY_CHANGE_TOO = {"rollout.request_timeout_s", "rollout.max_attempts", "rollout.min_complete_share"}
 RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
 
@@ -31,6 +32,7 @@ class Start:
     store: CheckpointStore
     checkpoint: Path | None
     state: Mapping[str, Any]
+    refused: tuple[str, ...] = ()  # what is wrong with newer checkpoints
 
     @property
     def first_step(self) -> int:
@@ -66,7 +68,7 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
             raise ConfigError(
                 f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it"
             )
-        yield Start(run_dir, CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep), None, {})
+        yield Start(run_dir, _store(config, run_dir), None, {})
 
 
 @contextmanager
@@ -97,13 +99,23 @@ def write_text(path: Path, text: str) -> None:
 
 def _take_up(config: Config, run_dir: Path) -> Start:
     _check_same_experiment(config, run_dir)
-    store = CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep)
-    found = store.latest()
+    store = _store(config, run_dir)
+    found, refused = store.newest()
     last = found[1]["step"] if found else 0
     if last > config.steps:
         raise ConfigError(f"--resume: '{run_dir}' has reached step {last} already, and 'steps' is {config.steps}: raise it")
+    store.set_aside(refused)
     rewind(run_dir, last)
-    return Start(run_dir, store, *found) if found else Start(run_dir, store, None, _read_record(run_dir))
+    if found is None:
+        return Start(run_dir, store, None, _read_record(run_dir))
+    said = [f"checkpoint '{store.path(step)}' is refused: {wrong}" for step, wrong in refused.items()]
+    return Start(run_dir, store, *found, tuple(said))
+
+
+def _store(config: Config, run_dir: Path) -> CheckpointStore:
+    # A rollback goes to a checkpoint from before the steps that it is judged by.
+    spare = max(config.guard.window, START_STEPS) if config.guard.action == "rollback" else 0
+    return CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.best, spare)
 
 
 def _read_record(run_dir: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class RunTracker:
 
     def __init__(self, run_dir: Path, views: Sequence[str], mlflow: MlflowRun, listeners: Iterable[Any] = ()) -> None:
         self.run_dir, self.views, self.mlflow, self.listeners = run_dir, list(views), mlflow, list(listeners)
+        self.last_row: Mapping[str, float] = {}  # of the step that was logged last
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._writing: Future[None] | None = None
         for folder in ("rollouts", FOLDER):
@@ -59,6 +60,7 @@ class RunTracker:
     ) -> None:
         """Waits for the step before, if it is still being written, and raises what writing it raised."""
         self.flush()
+        self.last_row = row
         self._writing = self._pool.submit(self._write, step, dict(row), collected, judgements, ledger)
         for listener in self.listeners:
             listener(row)
@@ -74,6 +76,14 @@ class RunTracker:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    def go_back(self, step: int) -> None:
+        """Forgets the steps after `step`: they will be run, and recorded, again."""
+        self.flush()
+        rewind(self.run_dir, step)
+        rows = read_metrics(self.run_dir)
+        self.last_row = rows[-1] if rows else {}
+        self.mlflow.go_back(step)
 
     def _write(
         self,
@@ -235,6 +245,17 @@ class MlflowRun:
             batch = [Metric(key, float(value), now, step) for key, value in row.items() if key != "step"]
             for i in range(0, len(batch), MLFLOW_METRICS):
                 self._client.log_batch(self.run_id, metrics=batch[i : i + MLFLOW_METRICS])
+
+        self._queue(write)
+
+    def log_tag(self, key: str, value: str) -> None:
+        self._queue(lambda: self._client.set_tag(self.run_id, key, value))
+
+    def go_back(self, step: int) -> None:
+        """The steps after `step` are run again, and their points logged beside the first ones."""
+
+        def write() -> None:
+            self._last_step = min(self._last_step, step)
 
         self._queue(write)
 

@@ -84,7 +84,7 @@ def test_list_shows_options_with_their_defaults(capsys: Any) -> None:
     block = capsys.readouterr().out.split("schedule: ")[1]
     assert "    num_steps: (required)" in block
     assert main(["list", "learners"]) == 0
-    assert "    kl_coef: 0.005" in capsys.readouterr().out
+    assert "    weight_decay: 0.0" in capsys.readouterr().out
 
 
 PLANS = [

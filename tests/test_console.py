@@ -54,6 +54,7 @@ SUMMARY: dict[str, Any] = {
     "eval_before": BEFORE,
     "eval_after": AFTER,
     "wall_seconds": 12.3,
+    "guard": [],
 }
 
 
@@ -141,15 +142,15 @@ def drive(reporter: Reporter, config: Config, tmp_path: Path) -> None:
 def test_without_a_terminal_progress_is_a_plain_line_now_and_then(
     config: Config, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps at 100, 105, 110 and 112 s: the second and the last come too soon after a line."""
-    clock = iter([100.0, 100.0, 105.0, 110.0, 110.0, 112.0])
+    """Steps at 100, 105, 110 and 112 s: the second comes too soon after a line, as would the last."""
+    clock = iter([100.0, 100.0, 105.0, 110.0, 110.0, 112.0, 112.0])
     monkeypatch.setattr("harmonyray.console.time.monotonic", lambda: next(clock))
     drive(Reporter(), config, tmp_path)
     out, err = capsys.readouterr()
-    head, batch, *steps, title = out.splitlines()[:5]
+    head, batch, *steps, title = out.splitlines()[:6]
     assert head.startswith("quickstart: self_harmony on quickstart, run directory")
     assert "= 256 rollouts a step" in batch
-    assert [line.split(" | ")[0] for line in steps] == ["step 1/4 accuracy 0.400", "step 3/4 accuracy 0.400"]
+    assert [line.split(" | ")[0] for line in steps] == [f"step {i}/4 accuracy 0.400" for i in (1, 3, 4)]
     assert title.startswith("quickstart: self_harmony, 4 steps")
     assert "\x1b" not in out + err
     assert "\r" not in out + err

@@ -55,7 +55,7 @@ def test_the_run_directory_is_laid_out_as_promised(six: tuple[Path, dict[str, An
 
 def test_the_saved_config_is_resolved_and_is_this_run(six: tuple[Path, dict[str, Any]]) -> None:
     text = (six[0] / "config.yaml").read_text()
-    assert yaml.safe_load(text)["learner"]["kl_coef"] == 0.005  # a default
+    assert yaml.safe_load(text)["objective"]["kl_coef"] == 0.005  # a default
     saved = load_config(str(six[0] / "config.yaml"))
     assert (saved.steps, saved.problems.options.limit, saved.views["solver"].num_samples) == (6, 8, 4)
 
@@ -68,6 +68,8 @@ METRICS = [
     "reward/solver/mean",
     "reward/reframer/mean",
     "train/loss",
+    "train/zero_variance_groups",
+    "train/importance_cut",
     "policy_version",
     "step",
 ]

@@ -57,7 +57,7 @@ def test_with_lag_the_run_is_another_one_and_without_it_importance_weights_are_n
 
 
 REFUSED = [
-    (["rollout.lag=1"], "loss ppo_clip does not weigh.*truncated_is"),
+    (["rollout.lag=1", "objective.importance.type=none"], "loss ppo_clip does not weigh.*importance.*truncated_is"),
     (["rollout.lag=2", "loss.type=truncated_is"], "rollout.lag"),
     (["sync.in_flight=pause"], "nothing is under way"),
     (["rollout.lag=1", "loss.type=truncated_is", "sync.in_flight=pause"], "engine hf cannot change weights.*vllm"),

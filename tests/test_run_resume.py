@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from run_helpers import SIX, assert_same_run, rows, small_run
 
 from harmonyray.console import Reporter
 from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.inprocess import InProcessRuntime
 
 WHOLE = ("steps=6", "eval.every=3", "checkpoint.every=10", "learner.schedule=cosine")
 
@@ -135,12 +137,60 @@ def test_another_experiment_is_not_resumed(six: tuple[Path, dict[str, Any]], cha
         small_run(six[0], *SIX, change, resume=True)
 
 
-def test_a_damaged_checkpoint_says_which_to_delete(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+def test_after_damage_the_checkpoint_before_is_used(folder: Path, six: tuple[Path, dict[str, Any]], capsys: Any) -> None:
+    """One byte of the optimizer's moments: nothing but the checksum could tell."""
     run_dir = folder / "damaged"
     shutil.copytree(six[0], run_dir)
-    (run_dir / "checkpoints" / "step-000006" / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"step-000006' is damaged .*delete it"):
+    path = run_dir / "checkpoints" / "step-000006" / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    small_run(run_dir, *SIX, resume=True)
+    said = capsys.readouterr().err
+    assert "step-000006' is refused: 'optimizer.pt' was altered" in said
+    assert "going on from step 3" in said
+    assert_same_run(run_dir, six[0])
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["refused-step-000006", "step-000003", "step-000006"]
+    small_run(run_dir, *SIX, resume=True)
+    assert "refused" not in capsys.readouterr().err
+
+
+def test_with_no_good_checkpoint_left_nothing_is_touched(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+    run_dir = folder / "all-damaged"
+    shutil.copytree(six[0], run_dir)
+    (run_dir / "checkpoints" / "step-000003" / "learner.json").unlink()
+    (run_dir / "checkpoints" / "step-000006" / "manifest.json").unlink()
+    metrics = (run_dir / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        CheckpointError, match=r"none of the checkpoints in (.|\n)*step-000006: it has no(.|\n)*'learner.json' is missing"
+    ):
         small_run(run_dir, *SIX, resume=True)
-    shutil.rmtree(run_dir / "checkpoints" / "step-000006")
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["step-000003", "step-000006"]
+    assert (run_dir / "metrics.jsonl").read_bytes() == metrics
+    shutil.rmtree(run_dir / "checkpoints")
     small_run(run_dir, *SIX, resume=True)
     assert_same_run(run_dir, six[0])
+
+
+BEST = ("eval.every=1", "checkpoint.every=10", "checkpoint.keep=1", "checkpoint.best=eval/solver/avg_at_k")
+
+
+def test_the_best_step_is_saved_and_known_after_a_resume(folder: Path) -> None:
+    """Also where no checkpoint was due. The learning rate is set so high that the model gets worse in the end."""
+    run_dir, options = folder / "best", [*BEST, "learner.lr=0.02"]
+    small_run(run_dir, "steps=3", *options)
+    small_run(run_dir, "steps=4", *options, resume=True)
+    accuracy = {row["step"]: row["eval/solver/avg_at_k"] for row in rows(run_dir)}
+    best = max(accuracy, key=lambda step: (accuracy[step], -step))
+    assert best < 4
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == [f"step-{step:06d}" for step in (best, 4)]
+    state = json.loads((run_dir / "checkpoints" / f"step-{best:06d}" / "state.json").read_text())
+    assert state["eval"]["eval/solver/avg_at_k"] == accuracy[best]
+
+
+def test_a_learner_whose_disk_is_not_ours_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster without a shared file system: the learner's files appear on another node."""
+    monkeypatch.setattr(InProcessRuntime, "save", lambda self, directory: None)
+    with pytest.raises(CheckpointError, match="nothing is there on this node: the run directory has to be on a file system"):
+        small_run(tmp_path / "run", "steps=1", "eval.every=0")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

@@ -14,7 +14,7 @@ import ray
 from ray._private.state import available_resources_per_node  # the public call only has the sum over all nodes
 
 from harmonyray.actors.placement import Node
-from harmonyray.config import RuntimeConfig
+from harmonyray.config_sections import RuntimeConfig
 from harmonyray.errors import PlacementError
 
 CONNECT_TIMEOUT_S = 10.0

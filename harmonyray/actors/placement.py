@@ -10,7 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harmonyray.config import Config, Resources
+from harmonyray.config import Config
+from harmonyray.config_sections import Resources
 from harmonyray.registry import resolve
 
 DIGITS = 4  # Ray counts resources in steps of 0.0001

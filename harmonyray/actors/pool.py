@@ -11,7 +11,7 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutO
 
 from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.specs import SAMPLING
-from harmonyray.config import RuntimeConfig
+from harmonyray.config_sections import RuntimeConfig
 from harmonyray.errors import RunError
 
 DEATHS = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)  # the actor, or what it returned, is gone

@@ -62,32 +62,33 @@ class Reservation:
 
     def restore(self, number: int, timeout_s: float) -> bool:
         """Makes sure that the bundle has a place: if its node is gone, one on another. False if no node has room in time."""
-        if number in self.places:
-            if node_answers(self.places[number].node):
-                return True
-            self._drop({self.places[number].node})
+        place = self.places.get(number)
+        if place is not None:
+            if node_answers(place.node):
+                return number in self.places or self.claim([number], timeout_s)
+            self._drop({place.node})
         return self.claim([number], timeout_s)
 
     def drop_lost(self) -> set[int]:
         """Gives up the places on nodes that are gone; returns the numbers of their bundles."""
         alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-        lost = {number for number, place in self.places.items() if place.node not in alive}
-        self._drop({self.places[number].node for number in lost})
-        return lost
+        return self._drop({place.node for place in list(self.places.values()) if place.node not in alive})
 
     def remove(self) -> None:
         """Frees everything, for good. Actors in it end."""
         with self._taking:
             self._removed = True
-        self._drop({place.node for place in self.places.values()})
+        self._drop({place.node for place in list(self.places.values())})
 
-    def _drop(self, gone: set[str]) -> None:
-        """Gives up the places on these nodes."""
-        dropped = {number: place for number, place in self.places.items() if place.node in gone}
-        for number in dropped:
-            del self.places[number]
+    def _drop(self, gone: set[str]) -> set[int]:
+        """Gives up the places on these nodes; returns the numbers of their bundles."""
+        with self._taking:
+            dropped = {number: place for number, place in self.places.items() if place.node in gone}
+            for number in dropped:
+                del self.places[number]
         for group in {place.group.id: place.group for place in dropped.values()}.values():
             remove_placement_group(group)
+        return set(dropped)
 
     def _try(self, numbers: Sequence[int], where: Sequence[Node], deadline: float) -> bool:
         """One placement group for each node; if one does not come in time, none stays."""

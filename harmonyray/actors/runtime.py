@@ -177,8 +177,12 @@ class RayRuntime:
         for replica in self.replicas:
             replica.version = None
 
+    def scale_rate(self, scale: float) -> None:
+        self._learn("scale_rate", scale)
+
     def close(self) -> None:
-        """Ends every actor and frees the seats. Whoever still samples, in another thread, gets an error before this returns."""
+        """Ends every actor and frees the seats. Whoever still samples in another thread gets an error; waits for it at most
+        CLOSE_S."""
         self.pool.close()
         self._idle.wait(CLOSE_S)
 

@@ -10,7 +10,7 @@ import ray
 from harmonyray.actors.pool import ActorPool
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.transports import WeightEnd, plan_groups
-from harmonyray.config import SyncConfig
+from harmonyray.config_sections import SyncConfig
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.errors import AlteredWeightsError, WeightSyncError
 

@@ -190,6 +190,9 @@ class LearnerWorker:
     def save_model(self, directory: Path) -> None:
         self.learner.save_model(directory)
 
+    def scale_rate(self, scale: float) -> None:
+        self.learner.scale_rate(scale)
+
     def load(self, directory: Path) -> int:
         self.learner.load(directory)
         version: int = self.learner.policy_version

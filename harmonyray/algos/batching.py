@@ -14,6 +14,8 @@ from harmonyray.protocols import Advantage, Ask
 from harmonyray.rollouts import distinct_drafts
 from harmonyray.types import Batch, FloatArray, GroupFigures, GroupRows, Judgement, ProblemRollouts, Rollout
 
+_NO_ADVANTAGE = 1e-8  # a mean of equal rewards is off by rounding, which a small standard deviation then magnifies
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -45,6 +47,15 @@ def plan_batch(
                 earned = advantage.advantages(_draft_rewards(group.figures, rewards[v, :num_samples])[None])[0]
                 plan.append(GroupRows(group.kept, True, earned, len(asks) + v, ask.draft_sampling.temperature, p))
     return plan or None
+
+
+def plan_metrics(plan: Sequence[GroupRows] | None) -> dict[str, float]:
+    """`train/zero_variance_groups`: the share of the plan's groups in which everybody earned the same, so that every advantage is
+    zero and nothing is learned from them. Nothing where there is no plan."""
+    if not plan:
+        return {}
+    zero = [bool(np.all(np.abs(group.advantages) < _NO_ADVANTAGE)) for group in plan]
+    return {"train/zero_variance_groups": float(np.mean(zero))}
 
 
 def fill_batch(plan: Sequence[GroupRows]) -> Batch:

@@ -14,19 +14,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from harmonyray.algos.objective import Objective
+from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.loading import device, load_model, load_tokenizer
 from harmonyray.errors import ConfigError
 from harmonyray.learners.micro_batches import micro_batches, shares
-from harmonyray.learners.passes import Passes, row_weights, summary
+from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.schedules import learning_rate
-from harmonyray.learners.state import MODEL, load_state, save_state
+from harmonyray.learners.skips import Skips
+from harmonyray.learners.state import MODEL, Counts, load_state, save_state
 from harmonyray.learners.torch import TorchLearner
 from harmonyray.learners.zero import (
+    ALONE,
     Call,
+    Seat,
     make_engine,
     meet,
     require_deepspeed,
@@ -60,6 +65,10 @@ class DeepSpeedLearner:
             False, description="compute a layer's activations again for its gradients instead of keeping them"
         )
 
+        collective_timeout_s: PositiveFloat = Field(
+            600.0, description="longest that a rank waits for the others before the whole group is given up"
+        )
+
         @model_validator(mode="after")
         def _possible(self) -> DeepSpeedLearner.Options:
             for what, least in (("optimizer", 1), ("parameters", 3)):
@@ -68,48 +77,56 @@ class DeepSpeedLearner:
             return self
 
     def __init__(
-        self, options: Options, loss: Loss, model: str, dtype: str, steps: int, rank: int = 0, meeting: str | None = None
+        self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int, seat: Seat = ALONE
     ) -> None:
-        """`steps` is the length of the run, for the schedule; `meeting` is where the ranks find each other (torch.distributed's
-        init_method), which one rank alone does not need. Blocks until all are there, ten minutes at most.
+        """`steps` is the length of the run, for the schedule. Blocks until all ranks are there, `collective_timeout_s` at most.
 
         Raises ConfigError for options that do not go together or without DeepSpeed, ModelError if the model cannot be loaded.
         """
         require_deepspeed()
-        _check(options, dtype, meeting)
-        self.options, self.dtype, self.steps, self.rank = options, dtype, steps, rank
+        _check(options, dtype, seat)
+        self.options, self.dtype, self.steps, self.rank = options, dtype, steps, seat.rank
         self.tokenizer = load_tokenizer(model)
         # In stage 3 a model may be larger than a GPU: DeepSpeed takes it there share by share.
         self.model = load_model(model, dtype, torch.device("cpu") if options.zero_stage == 3 else device())
-        self.reference = copy.deepcopy(self.model).requires_grad_(False) if options.kl_coef > 0 else None
+        self.objective = Objective(loss, objective)
+        self.reference = copy.deepcopy(self.model).requires_grad_(False) if self.objective.needs_reference else None
         if options.gradient_checkpointing:
             _checkpoint_layers(self.model, model)
         self.parameters = dict(self.model.named_parameters())
-        self.passes = Passes(self.model, self.reference, loss, options.kl_coef)
+        self.passes = Passes(self.model, self.reference, self.objective, options.packing)
         optimizer = torch.optim.AdamW(self.parameters.values(), lr=options.lr, weight_decay=options.weight_decay)
-        meet(rank, options.num_ranks, meeting)
+        meet(seat, options.num_ranks, options.collective_timeout_s)
         self.engine = make_engine(
             Call(self.model, self.reference),
             optimizer,
             settings(options.zero_stage, options.offload, dtype, options.max_grad_norm),
         )
         self.policy_version = 0
+        self.lr_scale = 1.0
+        self.skips = Skips(options.max_skipped_updates)
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         """One optimizer step of all ranks on the batch; `step` (from 1) sets the learning rate. Every rank's report is that of
         the whole batch.
 
-        Gradients that are not finite are dropped: weights, optimizer and policy version stay, and `skipped_updates` is 1.
+        Gradients that are not finite are dropped: weights, optimizer and policy version stay, and `skipped_updates` is 1. Raises
+        NotFiniteError if that was so too often in a row.
         """
-        lr = learning_rate(self.options, step, self.steps)
-        seen = self._accumulate(batch, row_weights(batch))
+        lr = learning_rate(self.options, step, self.steps) * self.lr_scale
+        seen = self._accumulate(batch, self.objective.row_weights(batch))
         norm, skipped = self._step(lr)
         self.policy_version += not skipped
+        self.skips.count(skipped, step)
         of_ranks: list[Any] = [None] * self.options.num_ranks
         dist.all_gather_object(of_ranks, seen)
         metrics = summary([values for own in of_ranks for values in own])
         about = {"grad_norm": norm, "lr": lr, "num_rows": batch.num_rows, "skipped_updates": float(skipped)}
         return UpdateReport(self.policy_version, metrics | about)
+
+    def scale_rate(self, scale: float) -> None:
+        """From here on the learning rate is `scale` times the schedule's; checkpoints keep it."""
+        self.lr_scale = scale
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights by name on rank 0, in stage 3 a copy; nothing on the others."""
@@ -131,7 +148,7 @@ class DeepSpeedLearner:
         self.save_model(directory / MODEL)
         state = whole_state(self.engine, self.parameters, keep=self.rank == 0, masters=self.dtype != "float32")
         if self.rank == 0:
-            save_state(directory, self.policy_version, state)
+            save_state(directory, Counts(self.policy_version, self.lr_scale), state)
 
     def load(self, directory: Path) -> None:
         """Takes up weights, optimizer and policy version of a checkpoint of any learner; the reference model stays the run's
@@ -143,7 +160,8 @@ class DeepSpeedLearner:
         if not self.engine.basic_optimizer.state:
             self._step_nowhere()
         set_state(self.engine, self.parameters, state)
-        self.policy_version = state.policy_version
+        self.policy_version, self.lr_scale = state.counts.policy_version, state.counts.lr_scale
+        self.skips.forget()
 
     def _accumulate(self, batch: Batch, row_weight: FloatArray) -> list[Values]:
         """The gradients of this rank's rows, reduced over the ranks; and what was seen of the rows' tokens."""
@@ -193,14 +211,14 @@ class DeepSpeedLearner:
         self._step(0.0)
 
 
-def _check(options: DeepSpeedLearner.Options, dtype: str, meeting: str | None) -> None:
+def _check(options: DeepSpeedLearner.Options, dtype: str, seat: Seat) -> None:
     """Raises ConfigError for options that do not go with the rest."""
     if options.zero_stage == 0 and dtype != "float32":
         raise ConfigError(
             f"'learner.zero_stage' is 0 and 'model.dtype' {dtype}: there are no float32 master weights without ZeRO, and small "
             "updates would be lost in rounding; set learner.zero_stage to 1 or more, or train in float32"
         )
-    if options.num_ranks > 1 and meeting is None:
+    if options.num_ranks > 1 and seat.store is None:
         raise ConfigError(
             f"'learner.num_ranks' is {options.num_ranks}, but this process is alone: set learner.num_ranks to 1, or start every "
             "rank with a place to meet"

@@ -9,49 +9,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harmonyray.algos.losses import kl_k3
+from harmonyray.algos.objective import Objective, Tokens
+from harmonyray.learners.packing import packed_token_logprobs
 from harmonyray.learners.token_logprobs import token_logprobs
-from harmonyray.protocols import Loss
 from harmonyray.types import Batch, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def row_weights(batch: Batch) -> FloatArray:
-    """What a token of each row counts in the loss, float[B]: a token-mean for each part, and the parts summed."""
-    tokens_per_part = np.bincount(batch.part, weights=batch.response_mask.sum(1))
-    out: FloatArray = 1 / tokens_per_part[batch.part]
-    return out
-
-
 class Passes:
-    """Runs micro-batches of one model. `reference` None: no KL. What it adds to the gradients does not depend on how an update is
-    cut into micro-batches."""
+    """Runs micro-batches of one model. `reference` is the model that the KL is taken to, None where the objective needs none.
+    What it adds to the gradients does not depend on how an update is cut into micro-batches, nor on `packing`: whether their rows
+    are laid end to end instead of being padded."""
 
-    def __init__(self, model: PreTrainedModel, reference: PreTrainedModel | None, loss: Loss, kl_coef: float) -> None:
-        self.model, self.reference, self.loss, self.kl_coef = model, reference, loss, kl_coef
+    def __init__(
+        self, model: PreTrainedModel, reference: PreTrainedModel | None, objective: Objective, packing: bool = False
+    ) -> None:
+        assert (reference is not None) == objective.needs_reference
+        self.model, self.reference, self.objective, self.packing = model, reference, objective, packing
 
     def loss_of(self, batch: Batch, rows: IntArray, row_weight: FloatArray) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of these rows, to be minimised, and values of their response tokens, each [number of them] and detached."""
+        """The loss of these rows, to be minimised, and values of their response tokens, each [number of them] and detached.
+
+        `row_weight` float[B] are the objective's `row_weights` of the whole update.
+        """
         device, width = self.model.device, int(batch.lengths[rows].max())
         ids = torch.from_numpy(batch.token_ids[rows, :width]).to(device)
         mask = torch.from_numpy(batch.response_mask[rows, :width]).to(device)
-        old = torch.from_numpy(batch.old_logprobs[rows, :width]).to(device)[mask]
-        advantages = torch.from_numpy(batch.advantages[rows, :width]).to(device)[mask]
         weight = torch.from_numpy(row_weight[rows]).float().to(device)[:, None].expand(mask.shape)[mask]
 
+        lengths = torch.from_numpy(batch.lengths[rows]).to(device)
         temperatures = torch.from_numpy(batch.temperatures[rows]).to(device)
-        logprobs, entropy = token_logprobs(self.model, ids, mask, temperatures)
-        loss, clipped = self.loss.per_token(logprobs, old, advantages)
-        values = {"policy_loss": loss, "clipped": clipped.float(), "entropy": entropy, "gap": (logprobs - old)}
+
+        def seen_by(model: PreTrainedModel, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+            if not self.packing:
+                return token_logprobs(model, ids, mask, temperatures, entropy_grad=entropy_grad)
+            inside = torch.arange(width, device=device) < lengths[:, None]
+            return packed_token_logprobs(model, ids[inside], mask[inside], lengths, temperatures, entropy_grad=entropy_grad)
+
+        logprobs, entropy = seen_by(self.model, self.objective.needs_entropy_gradient)
+        reference: Tensor | None = None
         if self.reference is not None:
             with torch.no_grad():
-                reference, _ = token_logprobs(self.reference, ids, mask, temperatures)
-            values["kl"] = kl_k3(logprobs, reference)
-            loss = loss + self.kl_coef * values["kl"]
-        values["loss"] = loss * weight
-        return values["loss"].sum(), {key: value.detach() for key, value in values.items()}
+                reference, _ = seen_by(self.reference, False)
+        tokens = Tokens(
+            logprobs=logprobs,
+            entropy=entropy,
+            engine_logprobs=torch.from_numpy(batch.old_logprobs[rows, :width]).to(device)[mask],
+            advantages=torch.from_numpy(batch.advantages[rows, :width]).to(device)[mask],
+            rows=torch.arange(len(rows), device=device)[:, None].expand(mask.shape)[mask],
+            reference_logprobs=reference,
+        )
+        loss, seen = self.objective.per_token(tokens)
+        weighted = loss * weight
+        return weighted.sum(), seen | {"loss": weighted.detach()}
 
 
 def summary(parts: Sequence[dict[str, Tensor]]) -> dict[str, float]:

@@ -2,15 +2,14 @@
 ranks or ZeRO stage.
 
 `model/` as transformers writes it; `optimizer.safetensors` with AdamW's two moments of every parameter, `exp_avg/<name>` and
-`exp_avg_sq/<name>`, and `master/<name>` where the weights are kept in float32 beside the model's; `learner.json` with the policy
-version, which is also the number of AdamW's steps.
+`exp_avg_sq/<name>`, and `master/<name>` where the weights are kept in float32 beside the model's; `learner.json` with `Counts`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -28,21 +27,29 @@ MASTER = "master"
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """`policy_version` is also the number of AdamW's steps; `lr_scale` is what the schedule's rate is multiplied by."""
+
+    policy_version: int
+    lr_scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class LearnerState:
     """On the CPU, by parameters' names. `weights`: the float32 ones where they were kept, else the model's. `moments`: by
     AdamW's name for them."""
 
-    policy_version: int
+    counts: Counts
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Mapping[str, Tensor]]
 
 
-def save_state(directory: Path, policy_version: int, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+def save_state(directory: Path, counts: Counts, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Writes what goes beside the model: `parts` are the two moments, and the masters where there are any, each by parameters'
     names."""
     tensors = {f"{part}/{name}": t.detach().contiguous().cpu() for part, own in parts.items() for name, t in own.items()}
     save_file(tensors, directory / TENSORS)
-    (directory / COUNTS).write_text(json.dumps({"policy_version": policy_version}))
+    (directory / COUNTS).write_text(json.dumps(asdict(counts)))
 
 
 def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str) -> LearnerState:
@@ -54,7 +61,7 @@ def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str) ->
         weights = named_weights(load_model(str(directory / MODEL), dtype, torch.device("cpu")))
         _compare(weights, shapes)
         tensors = load_file(directory / TENSORS)
-        version = int(json.loads((directory / COUNTS).read_text())["policy_version"])
+        counts = Counts(**json.loads((directory / COUNTS).read_text()))
         weights = {name: tensors.get(f"{MASTER}/{name}", weight) for name, weight in weights.items()}
         moments = {key: {name: tensors[f"{key}/{name}"] for name in weights} for key in MOMENTS}
         for found in (weights, *moments.values()):  # masters lie among the weights now
@@ -64,7 +71,7 @@ def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str) ->
             f"checkpoint '{directory}' cannot be loaded ({type(e).__name__}: {first_line(e)}): delete it to resume from the one "
             "before it"
         ) from e
-    return LearnerState(version, weights, moments)
+    return LearnerState(counts, weights, moments)
 
 
 def _compare(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
@@ -88,4 +95,4 @@ def set_adam_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, 
     """Makes torch's AdamW hold these moments of these parameters, as many steps on as there were updates."""
     for name, p in parameters.items():
         moments = {key: state.moments[key][name].to(p.device, p.dtype) for key in MOMENTS}
-        optimizer.state[p] = {"step": torch.tensor(float(state.policy_version)), **moments}
+        optimizer.state[p] = {"step": torch.tensor(float(state.counts.policy_version)), **moments}

@@ -74,7 +74,7 @@ def _of_logits(logits: Tensor, targets: Tensor, temperatures: Tensor, entropy_gr
     logps = torch.log_softmax(logits.float() / temperatures[:, None], dim=-1)
     chosen = logps.gather(-1, targets[:, None]).squeeze(-1)
     with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        entropy = -(logps.exp() * logps).sum(-1)
+        entropy = -(logps.exp() * logps.clamp(min=torch.finfo(logps.dtype).min)).sum(-1)
     return chosen, entropy
 
 
@@ -166,7 +166,7 @@ def _take_in(running: _Running, logits: Tensor, targets: Tensor, span: slice) ->
     drop = before - highest
     shrink = drop.exp()
     weighted, total = shrink * (weighted + drop * total), shrink * total
-    powers = logits.sub_(highest).exp()
+    powers = logits.sub_(highest).clamp_(min=torch.finfo(logits.dtype).min).exp()  # of -inf, 0 x -inf would be no number
     total = total + powers.sum(1, keepdim=True)
     return highest, total, weighted + logits.mul_(powers).sum(1, keepdim=True), chosen
 

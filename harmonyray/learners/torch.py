@@ -1,7 +1,7 @@
 """GRPO in one process with plain PyTorch. A plain class: no ray here.
 
 Rows are sorted by length into micro-batches; gradients accumulate over all of them and one optimizer step follows. The loss
-is a token-mean per view, summed over the views, so micro-batching changes nothing but speed and memory.
+weighs every token by the whole batch, so micro-batching changes nothing but speed and memory.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from harmonyray.algos.objective import Objective
+from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import lay_out, named_weights
 from harmonyray.errors import ConfigError
 from harmonyray.learners.micro_batches import micro_batches
-from harmonyray.learners.passes import Passes, row_weights, summary
+from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.schedules import ScheduleOptions, learning_rate
-from harmonyray.learners.state import MODEL, adam_moments, load_state, save_state, set_adam_moments
+from harmonyray.learners.skips import SkipOptions, Skips
+from harmonyray.learners.state import MODEL, Counts, adam_moments, load_state, save_state, set_adam_moments
 from harmonyray.protocols import Loss
 from harmonyray.types import Batch, UpdateReport
 
@@ -27,13 +30,15 @@ from harmonyray.types import Batch, UpdateReport
 class TorchLearner:
     """Trains one copy of the model. `policy_version` counts the updates."""
 
-    class Options(ScheduleOptions):
+    class Options(ScheduleOptions, SkipOptions):
         weight_decay: NonNegativeFloat = 0.0
         max_grad_norm: PositiveFloat = 1.0
-        kl_coef: NonNegativeFloat = Field(0.005, description="weight of the k3 KL to the model that the run started from")
         max_tokens_per_micro_batch: PositiveInt = 4096
+        packing: bool = Field(
+            False, description="rows end to end instead of padded, where the model can: for FlashAttention (slower on a CPU)"
+        )
 
-    def __init__(self, options: Options, loss: Loss, model: str, dtype: str, steps: int) -> None:
+    def __init__(self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int) -> None:
         """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded, ConfigError for
         a dtype that it cannot train in."""
         if dtype != "float32":
@@ -45,23 +50,27 @@ class TorchLearner:
         self.tokenizer = load_tokenizer(model)
         self.model = load_model(model, dtype)
         lay_out(self.model)
-        self.reference = copy.deepcopy(self.model).requires_grad_(False) if options.kl_coef > 0 else None
-        self.passes = Passes(self.model, self.reference, loss, options.kl_coef)
+        self.objective = Objective(loss, objective)
+        self.reference = copy.deepcopy(self.model).requires_grad_(False) if self.objective.needs_reference else None
+        self.passes = Passes(self.model, self.reference, self.objective, options.packing)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         self.policy_version = 0
+        self.lr_scale = 1.0
+        self.skips = Skips(options.max_skipped_updates)
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
         """One optimizer step on the batch; `step` (from 1) sets the learning rate.
 
-        Gradients that are not finite are dropped: weights, optimizer and policy version stay, and `skipped_updates` is 1.
+        Gradients that are not finite are dropped: weights, optimizer and policy version stay, and `skipped_updates` is 1. Raises
+        NotFiniteError if that was so too often in a row.
         """
-        row_weight, seen = row_weights(batch), []
+        row_weight, seen = self.objective.row_weights(batch), []
         self.optimizer.zero_grad(set_to_none=True)
         for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
             loss, values = self.passes.loss_of(batch, rows, row_weight)
             loss.backward()
             seen.append(values)
-        lr = learning_rate(self.options, step, self.steps)
+        lr = learning_rate(self.options, step, self.steps) * self.lr_scale
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
@@ -69,8 +78,13 @@ class TorchLearner:
         if not skipped:
             self.optimizer.step()
             self.policy_version += 1
+        self.skips.count(skipped, step)
         about = {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows, "skipped_updates": float(skipped)}
         return UpdateReport(self.policy_version, summary(seen) | about)
+
+    def scale_rate(self, scale: float) -> None:
+        """From here on the learning rate is `scale` times the schedule's; checkpoints keep it."""
+        self.lr_scale = scale
 
     def weights(self) -> dict[str, Tensor]:
         return named_weights(self.model)
@@ -83,17 +97,20 @@ class TorchLearner:
     def save(self, directory: Path) -> None:
         """Writes everything that `load` needs to go on as if nothing had happened."""
         self.save_model(directory / MODEL)
-        save_state(directory, self.policy_version, adam_moments(self.optimizer, dict(self.model.named_parameters())))
+        moments = adam_moments(self.optimizer, dict(self.model.named_parameters()))
+        save_state(directory, Counts(self.policy_version, self.lr_scale), moments)
 
     def load(self, directory: Path) -> None:
         """Takes up weights, optimizer and policy version of a checkpoint; the reference model stays the run's first.
 
         Raises CheckpointError if a part of it is missing, damaged or of another model.
         """
+        self.optimizer.zero_grad(set_to_none=True)  # in the middle of a run there are gradients, which nobody needs any more
         parameters = dict(self.model.named_parameters())
         dtype = str(self.model.dtype).removeprefix("torch.")
         state = load_state(directory, {name: p.shape for name, p in parameters.items()}, dtype)
         for name, p in parameters.items():
             p.data.copy_(state.weights[name])
         set_adam_moments(self.optimizer, parameters, state)
-        self.policy_version = state.policy_version
+        self.policy_version, self.lr_scale = state.counts.policy_version, state.counts.lr_scale
+        self.skips.forget()

@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,6 @@ from harmonyray.engines.loading import device
 from harmonyray.errors import ConfigError
 from harmonyray.learners.state import MASTER, MOMENTS, LearnerState, adam_moments, set_adam_moments
 
-MEETING_TIMEOUT = timedelta(minutes=10)  # for ranks that load the model from a slow disk
 BUCKET_ELEMENTS = 50_000_000  # that are reduced or gathered at once: 200 MB in float32
 PERSISTENT_ELEMENTS = 100_000  # smaller parameters are whole on every rank in stage 3 too
 
@@ -47,13 +47,25 @@ def require_deepspeed() -> None:
         raise ConfigError("learner.type is deepspeed, but DeepSpeed is not installed: pip install 'harmonyray[deepspeed]'")
 
 
-def meet(rank: int, num_ranks: int, meeting: str | None) -> None:
-    """Joins the group of all ranks, once in a process. `meeting` is torch.distributed's init_method; one rank needs none."""
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A process among the ranks, and the store that they meet at; a rank that is alone needs none."""
+
+    rank: int = 0
+    store: dist.Store | None = None
+
+
+ALONE = Seat()
+
+
+def meet(seat: Seat, num_ranks: int, timeout_s: float) -> None:
+    """Joins the group of all ranks, once in a process. A rank that waits for the others longer than `timeout_s`, now or in any
+    later exchange, gets an error."""
     if not dist.is_initialized():
         backend = "nccl" if device().type == "cuda" else "gloo"
-        where = {"store": dist.HashStore()} if meeting is None else {"init_method": meeting}
-        dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=MEETING_TIMEOUT, **where)
-    assert (dist.get_rank(), dist.get_world_size()) == (rank, num_ranks), "a process has one rank"
+        store = dist.HashStore() if seat.store is None else seat.store
+        dist.init_process_group(backend, rank=seat.rank, world_size=num_ranks, timeout=timedelta(seconds=timeout_s), store=store)
+    assert (dist.get_rank(), dist.get_world_size()) == (seat.rank, num_ranks), "a process has one rank"
 
 
 def make_engine(module: Call, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Any:
@@ -154,4 +166,4 @@ def set_state(engine: Any, parameters: Mapping[str, Tensor], state: LearnerState
         for key in MOMENTS:
             safe_set_full_optimizer_state(p, state.moments[key][name], key)
     for own in engine.basic_optimizer.state.values():
-        own["step"].fill_(float(state.policy_version))
+        own["step"].fill_(float(state.counts.policy_version))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonyray.config import AuditConfig
+from harmonyray.config_sections import AuditConfig
 from harmonyray.types import AnswerGroup, FloatArray
 from harmonyray.views.strategies import strategy_shares
 

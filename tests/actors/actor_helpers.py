@@ -15,6 +15,7 @@ import numpy as np
 import ray
 
 from harmonyray import build
+from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.loop import train
 from harmonyray.parts import Parts
@@ -91,6 +92,7 @@ def drive(
         advantage=build.make("advantages", config.advantage),
         evaluator=build.make_evaluator(config, parts, gold, views, runtime, grader),
         tracker=record,
+        guard=build.make_watch(config, CheckpointStore(Path("nowhere"), 1), lambda event: None),
         save=lambda step: None,
         seed=config.seed,
         steps=config.steps,

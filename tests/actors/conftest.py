@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from harmonyray.actors.cluster import cluster
-from harmonyray.config import RuntimeConfig
+from harmonyray.config_sections import RuntimeConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from harmonyray.actors.placement import Node
 from harmonyray.cli import main
-from harmonyray.config import PlacementConfig
+from harmonyray.config_sections import PlacementConfig
 
 TEXT = (Path(__file__).parents[2] / "docs" / "placement.md").read_text()
 CONFIGS = {name: text for text, name in re.findall(r"```yaml\n(# (\S+)\n.*?)```", TEXT, flags=re.S)}

@@ -300,7 +300,7 @@ def test_a_model_that_cannot_be_loaded_by_the_actors_is_the_users_mistake(
     assert "Traceback" not in err
     assert "ray::" not in err
     assert err.count("harmonyray:") == 1
-    assert wait_for(lambda: ray.available_resources()["CPU"] == pytest.approx(before), 60), "the seats were not freed"
+    assert wait_for(lambda: ray.available_resources()["CPU"] > before - 1e-6, 60), "the seats were not freed"
 
 
 def test_learner_weights_reader_reads_the_learner(bench: Bench) -> None:

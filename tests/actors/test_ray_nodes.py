@@ -27,7 +27,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.numpy import load_file
 
 from harmonyray import build
-from harmonyray.actors import pool
+from harmonyray.actors import pool, reservation
 from harmonyray.actors.cluster import nodes
 from harmonyray.actors.placement import Seat, assign, seats
 from harmonyray.actors.pool import DEATHS, ActorPool
@@ -35,9 +35,12 @@ from harmonyray.actors.reservation import Reservation, reserve
 from harmonyray.actors.runtime import RayRuntime
 from harmonyray.cli import main
 from harmonyray.collect import collect
-from harmonyray.config import RuntimeConfig, load_config
+from harmonyray.config import Config, load_config
+from harmonyray.config_sections import RuntimeConfig
 from harmonyray.errors import PlacementError, RolloutsLostError, RunError
+from harmonyray.protocols import Ask, View
 from harmonyray.tracking import read_metrics
+from harmonyray.types import Problem
 
 pytestmark = pytest.mark.slow
 
@@ -168,17 +171,26 @@ def test_a_node_that_goes_is_done_without(
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+def one_view_apart() -> tuple[Config, list[View], list[Problem], list[Ask]]:
+    """Of a run whose only engine is on a node that has `engines`: its views, four problems, and what is asked."""
+    config = small_config("views.reframer=null", "method.type=majority_vote", *APART, *LIMITS)
+    views = build.make_views(config)
+    return config, views, build.load_problems(config)[0][:4], build.make_asks(config, views)
+
+
+def tokens_of(items: Any) -> dict[str, list[list[int]]]:
+    return {item.problem.id: [sample.token_ids.tolist() for sample in item.fetch()[0]] for item in items}
+
+
 def test_rollouts_that_were_kept_on_a_node_that_goes_are_sampled_again(cluster: Cluster) -> None:
     """Sampled on the second node, which goes before anybody has fetched them: they are lost, and the engine's successor on the
     third node makes them again."""
     gone = cluster.add_node(num_cpus=1, resources={"engines": 1})
     cluster.wait_for_nodes()
-    config = small_config("views.reframer=null", "method.type=majority_vote", *APART, *LIMITS)
-    views = build.make_views(config)
-    problems, asks = build.load_problems(config)[0][:4], build.make_asks(config, views)
+    config, views, problems, asks = one_view_apart()
     with build.open_runtime(config, views, learn=False) as (runtime, grader):
         undisturbed = collect(runtime, grader, asks, problems, 0, (1,))
-        expected = [item.fetch()[0][0].token_ids.tolist() for item in undisturbed.rollouts]
+        expected = tokens_of(undisturbed.rollouts)
         kept = list(runtime.sample(asks, problems, 0, (1,)))
         cluster.add_node(num_cpus=1, resources={"engines": 1})
         cluster.wait_for_nodes()
@@ -186,7 +198,7 @@ def test_rollouts_that_were_kept_on_a_node_that_goes_are_sampled_again(cluster: 
         with pytest.raises(RolloutsLostError, match="gone with the node"):
             kept[0].fetch()
         again = collect(runtime, grader, asks, problems, 0, (1,))
-        assert [item.fetch()[0][0].token_ids.tolist() for item in again.rollouts] == expected
+        assert tokens_of(again.rollouts) == expected
         assert runtime.take_restarts() == 1
 
 
@@ -194,9 +206,7 @@ def test_a_node_that_goes_while_its_engine_generates(cluster: Cluster, tmp_path:
     """What the engine owed comes from its successor on the third node, with the same seeds."""
     gone = cluster.add_node(num_cpus=1, resources={"engines": 1})
     cluster.wait_for_nodes()
-    config = small_config("views.reframer=null", "method.type=majority_vote", *APART, *LIMITS)
-    views = build.make_views(config)
-    problems, asks = build.load_problems(config)[0][:4], build.make_asks(config, views)
+    config, views, problems, asks = one_view_apart()
     with build.open_runtime(config, views, learn=False) as (runtime, _):
         expected = tokens_of(runtime.sample(asks, problems, 0, (1,)))
         marker = tmp_path / "generating"
@@ -208,10 +218,6 @@ def test_a_node_that_goes_while_its_engine_generates(cluster: Cluster, tmp_path:
         assert tokens_of(runtime.sample(asks, problems, 0, (1,))) == expected
         thread.join()
         assert marker.exists() and runtime.take_restarts() == 1
-
-
-def tokens_of(items: Any) -> dict[str, list[list[int]]]:
-    return {item.problem.id: [sample.token_ids.tolist() for sample in item.fetch()[0]] for item in items}
 
 
 def test_a_node_that_cannot_be_done_without_ends_the_run_and_keeps_the_checkpoint(
@@ -365,3 +371,21 @@ def test_shares_of_gpus_come_from_the_devices_that_the_plan_meant(cluster: Clust
     with pytest.raises(PlacementError, match=r"view 2: the others leave no node with 0\.6 GPUs"):
         reserve([Seat(f"view {i}", 0, 0, 0.6) for i in range(3)], 1, "pack")
     placement.remove()
+
+
+def test_a_place_that_is_given_up_meanwhile_is_claimed_anew(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one thread asks a node whether it is there, which may take seconds, another finds that it is gone."""
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    placement = reserve([Seat("view solver", 0, 1.5, 0)], 20, "pack")
+    first = placement.places[0]
+
+    def gone_meanwhile(node: str) -> bool:
+        placement._drop({node})
+        return True
+
+    monkeypatch.setattr(reservation, "node_answers", gone_meanwhile)
+    assert placement.restore(0, 20)
+    assert placement.places[0].group.id != first.group.id
+    placement.remove()
+    assert placement._drop({first.node}) == set()

@@ -1,8 +1,9 @@
-"""Group-normalised advantages by hand; the recorded ones are in test_losses.py, beside their losses."""
+"""Advantages by hand; the recorded ones are in test_objective_recorded.py, beside their losses."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harmonyray.algos.advantages import Grpo, normalise
+from harmonyray.algos.advantages import DrGrpo, Grpo, Rloo
 
 NAN = float("nan")
 
@@ -81,7 +82,35 @@ def test_shift_and_scale_cancel(rewards: list[float], scale: float, shift: float
     values = np.array(rewards)
     if values.std() < 0.1:
         return
-    got = normalise(values)
+    got = grpo([rewards])[0]
     assert got.mean() == pytest.approx(0, abs=1e-9)
     assert got.std(ddof=1) == pytest.approx(1, abs=1e-4)
-    assert normalise(scale * values + shift) == pytest.approx(got, abs=1e-3)
+    assert grpo([(scale * values + shift).tolist()])[0] == pytest.approx(got, abs=1e-3)
+
+
+def test_dr_grpo_by_hand() -> None:
+    advantage = DrGrpo(DrGrpo.Options())
+    got = advantage.advantages(np.array([[1, 0, 0, 0], [1, 2, NAN, 3]]))
+    assert got == pytest.approx(np.array([[0.75, -0.25, -0.25, -0.25], [-1, 0, NAN, 1]]), nan_ok=True)
+
+
+def test_rloo_by_hand() -> None:
+    # 1 against 0 0 0, 0 against 1 0 0; 1 against 2 and 3, 2 against 1 and 3.
+    advantage = Rloo(Rloo.Options())
+    got = advantage.advantages(np.array([[1, 0, 0, 0], [1, 2, NAN, 3]]))
+    assert got == pytest.approx(np.array([[1, -1 / 3, -1 / 3, -1 / 3], [-1.5, 0, NAN, 1.5]]), nan_ok=True)
+
+
+@pytest.mark.parametrize(("advantage", "factor"), [(DrGrpo, 1), (Rloo, 4 / 3)])
+def test_the_others_over_all_views_of_a_problem(advantage: Any, factor: float) -> None:
+    """Rewards 1 0, 1 and 0, of which two views have one sample: together their mean is 1/2."""
+    got = advantage(advantage.Options(group="problem")).advantages(np.array([[1, 0], [1, NAN], [0, NAN]]))
+    assert got == pytest.approx(factor * np.array([[0.5, -0.5], [0.5, NAN], [-0.5, NAN]]), nan_ok=True)
+
+
+@pytest.mark.parametrize("advantage", [DrGrpo, Rloo])
+def test_the_others_keep_a_reward_that_is_alone_and_give_none_for_equal_ones(advantage: Any) -> None:
+    rewards = np.array([[0.5, NAN], [0.25, 0.25], [NAN, NAN]])
+    got = advantage(advantage.Options()).advantages(rewards)
+    assert got == pytest.approx(np.array([[0.5, NAN], [0, 0], [NAN, NAN]]), nan_ok=True)
+    assert got is not rewards

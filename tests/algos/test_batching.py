@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonyray.algos.advantages import Grpo
-from harmonyray.algos.batching import fill_batch, plan_batch
+from harmonyray.algos.batching import fill_batch, plan_batch, plan_metrics
 from harmonyray.protocols import Ask
 from harmonyray.rollouts import keep
 from harmonyray.types import (
@@ -189,6 +189,17 @@ def test_with_real_advantages() -> None:
     assert batch.advantages[:, 1].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5, 0, 0, 0, 0], abs=1e-5)
     # Every response token of a row has the row's advantage.
     assert batch.advantages[0].tolist() == pytest.approx([0, 1.5, 1.5], abs=1e-5)
+
+
+def test_groups_that_teach_nothing_are_counted() -> None:
+    """Equal rewards in two of four groups; 0.1 + 0.2 leaves rounding behind."""
+    rows = [([1], [2]), ([1], [4]), ([1], [5])]
+    problems = [rollouts("p", [rows, rows]), rollouts("q", [rows, rows])]
+    judged = [judgement("p", [[1, 0, 0], [1, 1, 1]]), judgement("q", [[0.1 + 0.2] * 3, [0, 1, 0]])]
+    grpo = Grpo(Grpo.Options())
+    assert plan_metrics(plan_batch(problems, judged, grpo, [ask()] * 2)) == {"train/zero_variance_groups": 0.5}
+    assert plan_metrics(plan_batch(problems, judged, AsIs(), [ask()] * 2)) == {"train/zero_variance_groups": 0.0}
+    assert plan_metrics(None) == {}
 
 
 @given(st.data(), st.sampled_from(["view", "problem"]))

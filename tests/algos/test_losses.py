@@ -1,43 +1,36 @@
-"""The clipped loss and the KL by hand, and with the advantages against what an established GRPO framework computes."""
+"""The policy losses by hand; the recorded ones are in test_objective_recorded.py."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor
 
-from harmonyray.algos.advantages import Grpo
-from harmonyray.algos.losses import PpoClip, TruncatedIs, kl_k3
-
-SHIPPED = Path(__file__).parent / "data" / "grpo_cases.jsonl"
-RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "golden" / "grpo_dev.jsonl"
-needs_recorded = pytest.mark.skipif(not RECORDED.exists(), reason="the shared golden data is not beside this checkout")
-SOURCES = [pytest.param(SHIPPED, id="shipped"), pytest.param(RECORDED, id="recorded", marks=needs_recorded)]
+from harmonyray.algos.losses.cispo import Cispo
+from harmonyray.algos.losses.gspo import Gspo
+from harmonyray.algos.losses.ppo_clip import PpoClip
+from harmonyray.algos.losses.truncated_is import TruncatedIs
+from harmonyray.protocols import Loss
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def loss(logprob: float, old: float, advantage: float, clip: float = 0.2) -> tuple[float, bool, float]:
-    """Loss, whether the clip was active, and the derivative by the log-prob, of one token."""
-    x = torch.tensor([logprob], dtype=torch.float64, requires_grad=True)
-    value, clipped = PpoClip(PpoClip.Options(clip=clip)).per_token(x, torch.tensor([old]), torch.tensor([advantage]))
+def computed(
+    loss: Loss, ratios: list[float], advantages: list[float], rows: list[int] | None = None
+) -> tuple[list[float], list[bool], list[float]]:
+    """Loss, whether the clip was active, and the derivative by the log-prob, of every token; the old log-probs are -1."""
+    x = (torch.tensor(ratios, dtype=torch.float64).log() - 1).requires_grad_()
+    old = torch.full_like(x, -1).detach()
+    value, clipped = loss.per_token(x, old, torch.tensor(advantages), torch.tensor(rows or [0] * len(ratios)))
     value.sum().backward()
     assert x.grad is not None
-    return float(value.detach()), bool(clipped), float(x.grad)
+    assert clipped.dtype == torch.bool
+    return value.tolist(), clipped.tolist(), x.grad.tolist()
 
 
-# --- by hand ---------------------------------------------------------------------------------------------------------
+def ppo(**options: Any) -> PpoClip:
+    return PpoClip(PpoClip.Options(**options))
 
 
 @pytest.mark.parametrize(
@@ -55,123 +48,53 @@ def loss(logprob: float, old: float, advantage: float, clip: float = 0.2) -> tup
     ],
 )
 def test_clipped_loss(ratio: float, advantage: float, want: float, clipped: bool, slope: float) -> None:
-    got = loss(-1.0 + math.log(ratio), -1.0, advantage)
-    assert got[0] == pytest.approx(want, abs=1e-6)
-    assert got[1] is clipped
-    assert got[2] == pytest.approx(slope, abs=1e-6)
+    assert computed(ppo(), [ratio], [advantage]) == (pytest.approx([want]), [clipped], pytest.approx([slope]))
 
 
-def test_the_clip_option() -> None:
-    assert loss(math.log(1.5), 0.0, 1.0, clip=0.4)[0] == pytest.approx(-1.4)
-    assert loss(math.log(1.5), 0.0, 1.0, clip=0.6)[:2] == (pytest.approx(-1.5), False)
+def test_each_bound_acts_on_its_own_side() -> None:
+    higher = ppo(clip_low=0.1, clip_high=0.4)
+    assert computed(higher, [1.3, 1.5], [1.0, 1.0]) == (pytest.approx([-1.3, -1.4]), [False, True], pytest.approx([-1.3, 0]))
+    assert computed(higher, [0.95, 0.8], [-1.0, -1.0]) == (pytest.approx([0.95, 0.9]), [False, True], pytest.approx([0.95, 0]))
+
+
+def test_the_dual_clip_bounds_what_a_negative_advantage_can_do() -> None:
+    ratios, advantages = [5.0, 2.9, 5.0, 0.5], [-2.0, -2.0, 2.0, -2.0]
+    assert computed(ppo(dual_clip=3.0), ratios, advantages) == (
+        pytest.approx([6.0, 5.8, -2.4, 1.6]),
+        [False, False, True, True],
+        pytest.approx([0.0, 5.8, 0.0, 0.0]),
+    )
+    assert computed(ppo(), ratios, advantages)[0][0] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("bad", [{"clip_low": 0}, {"clip_low": 1.1}, {"clip_high": 0}, {"dual_clip": 1.0}, {"clip": 0.2}])
+def test_bad_options(bad: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        PpoClip.Options(clip=0)
-    with pytest.raises(ValidationError):
-        PpoClip.Options.model_validate({"epsilon": 0.2})
+        PpoClip.Options.model_validate(bad)
 
 
-def test_loss_keeps_the_shape() -> None:
-    shape = (3, 5)
-    value, clipped = PpoClip(PpoClip.Options()).per_token(torch.zeros(shape), torch.zeros(shape), torch.ones(shape))
-    assert value.shape == clipped.shape == shape
-    assert clipped.dtype == torch.bool
+def test_gspo_has_one_ratio_for_a_response() -> None:
+    """Ratios 2 and 1/2 in one response (geometric mean 1), 1.5 and 1.5 in the other, which is clipped as a whole at 1.2."""
+    loss = Gspo(Gspo.Options(clip_low=0.2, clip_high=0.2))
+    got = computed(loss, [2.0, 0.5, 1.5, 1.5], [3.0, 3.0, 3.0, 3.0], [0, 0, 1, 1])
+    assert got == (pytest.approx([-3, -3, -3.6, -3.6]), [False, False, True, True], pytest.approx([-3, -3, 0, 0]))
+    # A negative advantage goes on: 1.5 is on its own side.
+    assert computed(loss, [2.25, 1.0], [-1.0, -1.0])[::2] == (pytest.approx([1.5, 1.5]), pytest.approx([1.5, 1.5]))
 
 
-def test_kl_by_hand() -> None:
-    # d = ref - logp = ln 2: 2 - ln 2 - 1; d = -ln 2: 1/2 + ln 2 - 1.
-    got = kl_k3(torch.tensor([-2.0, -2.0, -2.0]), torch.tensor([-2 + math.log(2), -2 - math.log(2), -2.0]))
-    assert got.tolist() == pytest.approx([1 - math.log(2), math.log(2) - 0.5, 0.0], abs=1e-6)
-
-
-def test_kl_is_bounded() -> None:
-    got = kl_k3(torch.tensor([-50.0, -11.0, 0.0, 0.0]), torch.tensor([0.0, -1.0, -10.0, -50.0]))
-    assert got.tolist() == pytest.approx([math.exp(10) - 11, math.exp(10) - 11, math.exp(-10) + 9, math.exp(-10) + 9], rel=1e-4)
-
-
-@given(st.floats(-8, 0), st.floats(-8, 0))
-def test_kl_is_never_negative_and_its_slope_points_to_the_reference(logp: float, reference: float) -> None:
-    x = torch.tensor(logp, dtype=torch.float64, requires_grad=True)
-    value = kl_k3(x, torch.tensor(reference, dtype=torch.float64))
-    value.backward()
-    assert float(value.detach()) >= 0
-    # d/dlogp (exp(ref - logp) - (ref - logp) - 1) = 1 - exp(ref - logp)
-    assert float(x.grad) == pytest.approx(1 - math.exp(reference - logp), rel=1e-9, abs=1e-12)  # type: ignore[arg-type]
-
-
-def test_kl_estimates_the_kl() -> None:
-    """Its mean over the policy's own samples is the KL divergence, exactly so when summed over the vocabulary."""
-    p, q = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
-    want = float((p * (p / q).log()).sum())
-    assert float((p * kl_k3(p.log(), q.log())).sum()) == pytest.approx(want)
-
-
-# --- against recorded values -----------------------------------------------------------------------------------------
-
-
-def recorded_advantages(row: dict[str, Any]) -> np.ndarray:
-    """Our advantages of a recorded case, float[B]: its groups stand in for a problem's views."""
-    group, reward = np.array(row["group"]), np.array(row["reward"])
-    out = np.zeros(len(group))
-    for g in sorted(set(row["group"])):
-        out[group == g] = Grpo(Grpo.Options()).advantages(reward[None, group == g])[0]
-    return out
-
-
-def recorded_loss(row: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token-mean loss, clip fraction and gradient of a recorded case.
-
-    The framework clips up and down by different amounts, and bounds the loss of a negative advantage by `dual_clip` times
-    its size. Which side can act depends on the advantage's sign alone, so two of our losses make up theirs; the dual
-    bound, which we do not have, is added here.
-    """
-    mask = torch.tensor(row["mask"], dtype=torch.bool)
-    x = torch.tensor(row["new_logprob"], requires_grad=True)
-    old = torch.tensor(row["old_logprob"])
-    advantage = torch.tensor(recorded_advantages(row), dtype=torch.float32)[:, None].expand(mask.shape)
-    up, clipped_up = PpoClip(PpoClip.Options(clip=row["clip_high"])).per_token(x, old, advantage)
-    down, clipped_down = PpoClip(PpoClip.Options(clip=row["clip_low"])).per_token(x, old, advantage)
-    per_token = torch.where(advantage >= 0, up, torch.minimum(down, -row["dual_clip"] * advantage))
-    clipped = torch.where(advantage >= 0, clipped_up, clipped_down)
-    value = per_token[mask].mean()
-    value.backward()
-    assert x.grad is not None
-    return value.detach(), clipped[mask].float().mean(), x.grad
-
-
-@pytest.mark.parametrize("path", SOURCES)
-def test_advantages_against_recorded(path: Path) -> None:
-    cases = rows(path)
-    assert len(cases) >= (4 if path == SHIPPED else 30)
-    for row in cases:
-        assert recorded_advantages(row) == pytest.approx(np.array(row["expected"]["adv_grpo"]), abs=1e-5), row["id"]
-
-
-@pytest.mark.parametrize("path", SOURCES)
-def test_loss_clip_fraction_and_gradient_against_recorded(path: Path) -> None:
-    for row in rows(path):
-        want = row["expected"]["loss_ppo_clip_token-mean"]
-        value, clip_fraction, gradient = recorded_loss(row)
-        assert float(value) == pytest.approx(want["loss"], abs=1e-5), row["id"]
-        assert float(clip_fraction) == pytest.approx(want["clip_fraction"], abs=1e-5), row["id"]
-        assert gradient.numpy() == pytest.approx(np.array(want["grad_logprob"]), abs=1e-5), row["id"]
-
-
-@pytest.mark.parametrize("path", SOURCES)
-def test_kl_against_recorded(path: Path) -> None:
-    for row in rows(path):
-        mask = np.array(row["mask"], dtype=bool)
-        got = kl_k3(torch.tensor(row["new_logprob"]), torch.tensor(row["ref_logprob"])).numpy()
-        assert got[mask] == pytest.approx(np.array(row["expected"]["kl_k3"])[mask], abs=1e-5), row["id"]
+def test_cispo_keeps_every_tokens_gradient() -> None:
+    """Losses -w A log pi and gradients -w A with w the clipped ratio."""
+    loss = Cispo(Cispo.Options(clip_low=0.5, clip_high=1.0))
+    value, clipped, slope = computed(loss, [3.0, 0.25, 1.5], [1.0, -2.0, 2.0])
+    assert slope == pytest.approx([-2.0, 1.0, -3.0])
+    assert clipped == [True, True, False]
+    assert value == pytest.approx([-2 * (math.log(3) - 1), math.log(0.25) - 1, -3 * (math.log(1.5) - 1)])
+    assert computed(Cispo(Cispo.Options()), [0.01], [1.0])[1] == [False]  # as published, no lower bound
 
 
 def test_truncated_importance_weights_by_hand() -> None:
-    """Ratios 1, e (cut to 2) and 1/2: losses −ρ·A·log π and gradients −ρ·A, the weight without one."""
-    old = torch.tensor([-1.0, -2.0, math.log(0.5)])
-    new = torch.tensor([-1.0, -1.0, math.log(0.25)], requires_grad=True)
-    advantages = torch.tensor([2.0, 1.0, -4.0])
-    loss, cut = TruncatedIs(TruncatedIs.Options(cap=2.0)).per_token(new, old, advantages)
-    assert loss.tolist() == pytest.approx([2.0, 2.0, 2.0 * math.log(0.25)])
-    assert cut.tolist() == [False, True, False]
-    loss.sum().backward()
-    assert new.grad is not None
-    assert new.grad.tolist() == pytest.approx([-2.0, -2.0, 2.0])
+    """Ratios 1, e (cut to 2) and 1/2: losses -w A log pi and gradients -w A, the weight without one."""
+    value, cut, slope = computed(TruncatedIs(TruncatedIs.Options(cap=2.0)), [1.0, math.e, 0.5], [2.0, 1.0, -4.0])
+    assert value == pytest.approx([2.0, 0.0, 2.0 * (math.log(0.5) - 1)])
+    assert cut == [False, True, False]
+    assert slope == pytest.approx([-2.0, -2.0, 2.0])

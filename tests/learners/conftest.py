@@ -13,7 +13,8 @@ from deepspeed_ranks import Ranks
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harmonyray.algos.losses import PpoClip
+from harmonyray.algos.losses.ppo_clip import PpoClip
+from harmonyray.config_objective import ObjectiveOptions, ObjectiveSettings
 from harmonyray.learners.torch import TorchLearner
 from harmonyray.types import Batch
 
@@ -59,11 +60,21 @@ class Workshop:
     def __init__(self, model: str) -> None:
         self.model = model
 
-    def learner(self, clip: float = 0.2, steps: int = 10, **options: Any) -> TorchLearner:
-        """A constant rate of 0.01 and no warm-up unless told otherwise."""
+    def learner(
+        self,
+        clip: float = 0.2,
+        steps: int = 10,
+        kl_coef: float = 0.005,
+        objective: dict[str, Any] | None = None,
+        loss: Any = None,
+        **options: Any,
+    ) -> TorchLearner:
+        """A constant rate of 0.01, no warm-up, PPO's loss against the engine's log-probs, unless told otherwise."""
+        wanted = {"kl_coef": kl_coef, "importance": {"type": "none"}} | (objective or {})
+        settings = ObjectiveSettings(ObjectiveOptions.model_validate(wanted), (1.0, 1.0, 1.0), 8)
         chosen = {"lr": 0.01, "schedule": "constant", "warmup_share": 0.0, "max_grad_norm": 1e9} | options
-        loss = PpoClip(PpoClip.Options(clip=clip))
-        return TorchLearner(TorchLearner.Options.model_validate(chosen), loss, self.model, "float32", steps)
+        policy_loss = loss or PpoClip(PpoClip.Options(clip_low=min(clip, 1.0), clip_high=clip))
+        return TorchLearner(TorchLearner.Options.model_validate(chosen), policy_loss, settings, self.model, "float32", steps)
 
     def batch(self, num_rows: int = 9, num_views: int = 2, seed: int = 0, temperature: float = 1.0) -> Batch:
         """Rows of different prompt and response lengths. The engine's log-probs are near the model's and a bit off, so that

@@ -28,10 +28,10 @@ OPTIONS = {
     "schedule": "constant",
     "warmup_share": 0.0,
     "max_grad_norm": 3.0,
-    "kl_coef": 0.05,
     "weight_decay": 0.1,
     "max_tokens_per_micro_batch": 40,
 }
+OBJECTIVE = {"kl_coef": 0.05, "importance": {"type": "none"}}
 
 
 @dataclass(frozen=True)
@@ -95,24 +95,28 @@ def held(learner: Any) -> tuple[int, int]:
     return sum(p.numel() for p in learner.model.parameters()), sum(moments)
 
 
-def _serve(pipe: Any, rank: int, num_ranks: int, meeting: str) -> None:
+def _serve(pipe: Any, rank: int, num_ranks: int, port: int) -> None:
     """A rank's process: jobs come in, outcomes go out, None ends it."""
     from datetime import timedelta
 
     import torch.distributed as dist
 
-    from harmonyray.algos.losses import PpoClip
+    from harmonyray.algos.losses.ppo_clip import PpoClip
+    from harmonyray.config_objective import ObjectiveOptions, ObjectiveSettings
     from harmonyray.learners import zero
     from harmonyray.learners.deepspeed import DeepSpeedLearner
 
     torch.set_num_threads(1)
-    zero.MEETING_TIMEOUT = timedelta(seconds=PATIENCE_S)
     zero.PERSISTENT_ELEMENTS = 0  # every parameter of the tiny model is shared out in stage 3
+    patience = timedelta(seconds=PATIENCE_S)
+    store = dist.TCPStore("127.0.0.1", port, is_master=rank == 0, wait_for_workers=False, timeout=patience)
+    seat = zero.Seat(rank, store if num_ranks > 1 else None)
     while (job := pipe.recv()) is not None:
         try:
-            options = DeepSpeedLearner.Options.model_validate({"num_ranks": num_ranks} | job.options)
-            loss = PpoClip(PpoClip.Options())
-            learner = DeepSpeedLearner(options, loss, job.model, job.dtype, 20, rank, meeting if num_ranks > 1 else None)
+            options = {"num_ranks": num_ranks, "collective_timeout_s": PATIENCE_S} | job.options
+            objective = ObjectiveSettings(ObjectiveOptions.model_validate(OBJECTIVE), (1.0, 1.0), 8)
+            about = (PpoClip(PpoClip.Options()), objective, job.model, job.dtype, 20)
+            learner = DeepSpeedLearner(DeepSpeedLearner.Options.model_validate(options), *about, seat)
             pipe.send(live(learner, job))
         except Exception:  # noqa: BLE001 - whatever it is, the test is told
             pipe.send(traceback.format_exc())
@@ -128,11 +132,11 @@ class Ranks:
         context = get_context("spawn")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            meeting = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+            port = free.getsockname()[1]
         pairs = [context.Pipe() for _ in range(num_ranks)]
         self.pipes = [here for here, _ in pairs]
         self.processes = [
-            context.Process(target=_serve, args=(there, rank, num_ranks, meeting), daemon=True)
+            context.Process(target=_serve, args=(there, rank, num_ranks, port), daemon=True)
             for rank, (_, there) in enumerate(pairs)
         ]
         for process in self.processes:
@@ -170,7 +174,7 @@ def some_batches(workshop: Any, number: int) -> list[Batch]:
 def torch_outcome(workshop: Any, job: Job) -> Outcome:
     """What the torch learner makes of the job, all rows in one micro-batch."""
     known = {key: value for key, value in job.options.items() if key in type(workshop.learner()).Options.model_fields}
-    return live(workshop.learner(**known | {"max_tokens_per_micro_batch": 4096}), job)
+    return live(workshop.learner(objective=OBJECTIVE, **known | {"max_tokens_per_micro_batch": 4096}), job)
 
 
 def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

@@ -180,10 +180,10 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
 def test_what_cannot_be_trained(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dtype: str, message: str) -> None:
     monkeypatch.setattr("harmonyray.learners.deepspeed.require_deepspeed", lambda: None)
     with pytest.raises(ConfigError, match=message):
-        DeepSpeedLearner(DeepSpeedLearner.Options.model_validate(options), None, "no-model", dtype, 1)  # type: ignore[arg-type]
+        DeepSpeedLearner(DeepSpeedLearner.Options.model_validate(options), None, None, "no-model", dtype, 1)  # type: ignore[arg-type]
 
 
 def test_without_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"DeepSpeed is not installed: pip install 'harmonyray\[deepspeed\]'"):
-        DeepSpeedLearner(DeepSpeedLearner.Options(), None, "no-model", "float32", 1)  # type: ignore[arg-type]
+        DeepSpeedLearner(DeepSpeedLearner.Options(), None, None, "no-model", "float32", 1)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_a_learner_that_has_learned_something_else_loads(ranks: Any, workshop: A
     """Also the state of one that has learned nothing, whose moments are zero."""
     empty = workshop.learner(**OPTIONS)
     empty.save(tmp_path)
-    assert json.loads((tmp_path / "learner.json").read_text()) == {"policy_version": 0}
+    assert json.loads((tmp_path / "learner.json").read_text()) == {"policy_version": 0, "lr_scale": 1.0}
     batches = some_batches(workshop, 2)
     want = torch_outcome(workshop, Job(dict(OPTIONS), batches, workshop.model))
     other = Job(OPTIONS | {"zero_stage": stage}, batches, workshop.model, load=tmp_path, before=[workshop.batch(seed=9)])

@@ -298,3 +298,20 @@ def test_the_check_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> No
     assert not model.lm_head._forward_hooks
     assert all(p.grad is None for p in model.parameters())
     assert caplog.records == []
+
+
+def test_words_that_cannot_be_said_leave_the_entropy_a_number() -> None:
+    """A head whose bias is -inf for half of its words: as if they were not there."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(5, 4), torch.nn.Linear(4, 6)
+    few = torch.nn.Linear(4, 3)
+    with torch.no_grad():
+        few.weight.copy_(head.weight[:3])
+        few.bias.copy_(head.bias[:3])
+        head.bias[3:] = -torch.inf
+    targets, at = torch.tensor([0, 1, 2, 1, 0]), torch.full((5,), 0.7)
+    got, want = head_logprobs(hidden, head, targets, at, False), head_logprobs(hidden, few, targets, at, False)
+    plain = module._of_logits(head(hidden), targets, at, False)
+    for a, b, c in zip(got, want, plain, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+        assert torch.allclose(c, b, atol=1e-6)

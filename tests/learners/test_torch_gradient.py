@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from trained import gradients, shake
 
 from harmonyray.learners.micro_batches import micro_batches
 from harmonyray.learners.token_logprobs import token_logprobs
-from harmonyray.learners.torch import TorchLearner
 from harmonyray.types import Batch
 
 
@@ -82,19 +82,6 @@ def naive_objective(model: Any, reference: Any, batch: Batch, clip: float, kl_co
         "engine_ratio_p01": float(np.quantile(np.exp(seen["gap"]), 0.01)),
         "engine_ratio_p99": float(np.quantile(np.exp(seen["gap"]), 0.99)),
     }
-
-
-def shake(learner: TorchLearner) -> None:
-    """Moves the policy away from the reference, so that the KL has a gradient."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in learner.model.parameters():
-            p.add_(torch.randn(p.shape, generator=generator), alpha=0.03)
-
-
-def gradients(learner: TorchLearner) -> dict[str, Tensor]:
-    """Of the last update (nothing clears them before the next one, and no clipping acts in these tests)."""
-    return {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 3])
@@ -179,11 +166,12 @@ def test_one_token(workshop: Any) -> None:
 # --- what must not matter --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("max_tokens", [1, 14, 40, 75])
-def test_micro_batching_changes_nothing(workshop: Any, max_tokens: int) -> None:
+def test_neither_micro_batching_nor_packing_changes_anything(workshop: Any, max_tokens: int, packing: bool) -> None:
     batch = workshop.batch(num_rows=12)
     whole = workshop.learner(kl_coef=0.2, max_tokens_per_micro_batch=10_000)
-    parts = workshop.learner(kl_coef=0.2, max_tokens_per_micro_batch=max_tokens)
+    parts = workshop.learner(kl_coef=0.2, max_tokens_per_micro_batch=max_tokens, packing=packing)
     assert len(list(micro_batches(batch.lengths, 10_000))) == 1 < len(list(micro_batches(batch.lengths, max_tokens)))
     shake(whole)
     shake(parts)

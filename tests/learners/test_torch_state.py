@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harmonyray.algos.losses import PpoClip
+from harmonyray.algos.losses.ppo_clip import PpoClip
 from harmonyray.config import load_config
+from harmonyray.config_objective import ObjectiveOptions, ObjectiveSettings
 from harmonyray.engines.hf import HfEngine
 from harmonyray.engines.loading import model_path
 from harmonyray.engines.weights import checksum
@@ -29,6 +30,7 @@ from harmonyray.types import Batch, GroupRows, Problem, Prompt, SampleRequest, S
 from harmonyray.views.solver import Solver
 
 ROLLOUT = load_config("quickstart").rollout
+SETTINGS = ObjectiveSettings(ObjectiveOptions(), (1.0,), 8)
 
 
 def rates(workshop: Any, steps: int, **options: Any) -> list[float]:
@@ -128,9 +130,7 @@ def test_options_that_must_be_positive(name: str) -> None:
         TorchLearner.Options.model_validate({name: 0})
 
 
-@pytest.mark.parametrize(
-    "bad", [{"warmup_share": 1.0}, {"warmup_share": -0.1}, {"schedule": "linear"}, {"kl_coef": -1}, {"lrr": 1}]
-)
+@pytest.mark.parametrize("bad", [{"warmup_share": 1.0}, {"warmup_share": -0.1}, {"schedule": "linear"}, {"lrr": 1}])
 def test_bad_options(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TorchLearner.Options.model_validate(bad)
@@ -269,7 +269,7 @@ def test_what_lies_in_a_checkpoint(workshop: Any, tmp_path: Path) -> None:
     for name, p in parameters.items():
         assert tensors[f"exp_avg/{name}"].numpy() == pytest.approx(0.1 * p.grad.numpy(), rel=1e-4, abs=1e-9)
         assert tensors[f"exp_avg_sq/{name}"].numpy() == pytest.approx(0.001 * p.grad.numpy() ** 2, rel=1e-4, abs=1e-9)
-    assert json.loads((tmp_path / "learner.json").read_text()) == {"policy_version": 1}
+    assert json.loads((tmp_path / "learner.json").read_text()) == {"policy_version": 1, "lr_scale": 1.0}
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
@@ -367,4 +367,4 @@ def test_an_engines_logprobs_are_the_learners(workshop: Any) -> None:
 
 def test_a_learner_without_master_weights_refuses_half_precision(workshop: Any) -> None:
     with pytest.raises(ConfigError, match=r"'model\.dtype' is bfloat16: .*float32 master weights"):
-        TorchLearner(TorchLearner.Options(), PpoClip(PpoClip.Options()), workshop.model, "bfloat16", steps=1)
+        TorchLearner(TorchLearner.Options(), PpoClip(PpoClip.Options()), SETTINGS, workshop.model, "bfloat16", steps=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harmonyray.answers.grader import reading
-from harmonyray.config import AuditConfig
+from harmonyray.config_sections import AuditConfig
 from harmonyray.types import AnswerGroup, ParsedResponse, Problem
 from harmonyray.views.audit import Audit, audit_views
 
