@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harmonyray.config import Config
-from harmonyray.config_sections import Resources
+from harmonyray.config_sections import Resources, num_ranks
 from harmonyray.registry import resolve
 
 DIGITS = 4  # Ray counts resources in steps of 0.0001
@@ -137,9 +137,11 @@ def engine_groups(config: Config) -> list[EngineGroup]:
 
 
 def seats(config: Config) -> list[Seat]:
-    """Every actor of a run: the learner, each engine group's replicas, and last the grader, whom it suits to sit with others."""
+    """Every actor of a run: the learner's ranks, each engine group's replicas, and last the grader, whom it suits to sit with
+    others."""
     learner, grader = config.placement.learner, config.placement.grader
-    out = [Seat("learner", 0, learner.num_cpus, learner.num_gpus, custom=learner.resources)]
+    ranks = range(num_ranks(config.learner))
+    out = [Seat("learner", rank, learner.num_cpus, learner.num_gpus, custom=learner.resources) for rank in ranks]
     for group in engine_groups(config):
         want = group.resources
         out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group, want.resources) for i in range(want.replicas)]
@@ -147,8 +149,8 @@ def seats(config: Config) -> list[Seat]:
 
 
 def bundle_numbers(wanted: Sequence[Seat]) -> list[int]:
-    """The number of each seat's bundle, counted from 0: a bundle of its own, but that of the learner for colocated engines
-    (where there is a learner)."""
+    """The number of each seat's bundle, counted from 0: a bundle of its own, but that of the learner's rank 0 for colocated
+    engines (where there is a learner)."""
     learner = next((i for i, seat in enumerate(wanted) if seat.group == "learner"), None)
     owner = [
         learner if learner is not None and seat.engines is not None and seat.engines.colocated else i

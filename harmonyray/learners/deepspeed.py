@@ -24,16 +24,15 @@ from harmonyray.engines.loading import device, load_model, load_tokenizer
 from harmonyray.errors import ConfigError
 from harmonyray.learners.micro_batches import micro_batches, shares
 from harmonyray.learners.passes import Passes, summary
+from harmonyray.learners.ranks import ALONE, Rank, meet
 from harmonyray.learners.schedules import learning_rate
 from harmonyray.learners.skips import Skips
 from harmonyray.learners.state import MODEL, Counts, load_state, save_state
 from harmonyray.learners.torch import TorchLearner
 from harmonyray.learners.zero import (
-    ALONE,
     Call,
-    Seat,
     make_engine,
-    meet,
+    make_optimizer,
     require_deepspeed,
     set_state,
     settings,
@@ -61,6 +60,11 @@ class DeepSpeedLearner:
         offload: tuple[Literal["optimizer", "parameters"], ...] = Field(
             (), description="what lies in the host's memory: the optimizer's state (from stage 1), the parameters (stage 3)"
         )
+        optimizer: Literal["adamw", "cpu_adam"] = Field(
+            "adamw",
+            description="adamw: torch's; cpu_adam: DeepSpeed's for an offloaded optimizer, the same but faster on a CPU; needs a "
+            "C++ compiler at first use",
+        )
         gradient_checkpointing: bool = Field(
             False, description="compute a layer's activations again for its gradients instead of keeping them"
         )
@@ -74,18 +78,22 @@ class DeepSpeedLearner:
             for what, least in (("optimizer", 1), ("parameters", 3)):
                 if what in self.offload and self.zero_stage < least:
                     raise ValueError(f"offload has {what}, which needs a zero_stage of {least} or more, not {self.zero_stage}")
+            if self.optimizer == "cpu_adam" and "optimizer" not in self.offload:
+                raise ValueError(
+                    "optimizer is cpu_adam, which works in the host's memory: set offload to [optimizer], or use adamw"
+                )
             return self
 
     def __init__(
-        self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int, seat: Seat = ALONE
+        self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int, rank: Rank = ALONE
     ) -> None:
         """`steps` is the length of the run, for the schedule. Blocks until all ranks are there, `collective_timeout_s` at most.
 
         Raises ConfigError for options that do not go together or without DeepSpeed, ModelError if the model cannot be loaded.
         """
         require_deepspeed()
-        _check(options, dtype, seat)
-        self.options, self.dtype, self.steps, self.rank = options, dtype, steps, seat.rank
+        _check(options, dtype, rank)
+        self.options, self.dtype, self.steps, self.rank = options, dtype, steps, rank.number
         self.tokenizer = load_tokenizer(model)
         # In stage 3 a model may be larger than a GPU: DeepSpeed takes it there share by share.
         self.model = load_model(model, dtype, torch.device("cpu") if options.zero_stage == 3 else device())
@@ -95,8 +103,8 @@ class DeepSpeedLearner:
             _checkpoint_layers(self.model, model)
         self.parameters = dict(self.model.named_parameters())
         self.passes = Passes(self.model, self.reference, self.objective, options.packing)
-        optimizer = torch.optim.AdamW(self.parameters.values(), lr=options.lr, weight_decay=options.weight_decay)
-        meet(seat, options.num_ranks, options.collective_timeout_s)
+        optimizer = make_optimizer(options.optimizer, self.parameters.values(), options.lr, options.weight_decay)
+        meet(rank, options.num_ranks, options.collective_timeout_s)
         self.engine = make_engine(
             Call(self.model, self.reference),
             optimizer,
@@ -211,14 +219,14 @@ class DeepSpeedLearner:
         self._step(0.0)
 
 
-def _check(options: DeepSpeedLearner.Options, dtype: str, seat: Seat) -> None:
+def _check(options: DeepSpeedLearner.Options, dtype: str, rank: Rank) -> None:
     """Raises ConfigError for options that do not go with the rest."""
     if options.zero_stage == 0 and dtype != "float32":
         raise ConfigError(
             f"'learner.zero_stage' is 0 and 'model.dtype' {dtype}: there are no float32 master weights without ZeRO, and small "
             "updates would be lost in rounding; set learner.zero_stage to 1 or more, or train in float32"
         )
-    if options.num_ranks > 1 and seat.store is None:
+    if options.num_ranks > 1 and rank.store is None:
         raise ConfigError(
             f"'learner.num_ranks' is {options.num_ranks}, but this process is alone: set learner.num_ranks to 1, or start every "
             "rank with a place to meet"

@@ -10,7 +10,7 @@ import copy
 from pathlib import Path
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from harmonyray.algos.objective import Objective
@@ -34,9 +34,18 @@ class TorchLearner:
         weight_decay: NonNegativeFloat = 0.0
         max_grad_norm: PositiveFloat = 1.0
         max_tokens_per_micro_batch: PositiveInt = 4096
+        num_ranks: PositiveInt = Field(1, description="processes that share an update: one")
         packing: bool = Field(
             False, description="rows end to end instead of padded, where the model can: for FlashAttention (slower on a CPU)"
         )
+
+        @model_validator(mode="after")
+        def _one_process(self) -> TorchLearner.Options:
+            if type(self) is TorchLearner.Options and self.num_ranks > 1:
+                raise ValueError(
+                    f"num_ranks is {self.num_ranks}, and the torch learner is one process: set learner.type=deepspeed"
+                )
+            return self
 
     def __init__(self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int) -> None:
         """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded, ConfigError for

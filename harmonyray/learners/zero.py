@@ -11,18 +11,16 @@ import importlib.util
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from datetime import timedelta
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from harmonyray.engines.loading import device
-from harmonyray.errors import ConfigError
+from harmonyray.errors import ConfigError, first_line
 from harmonyray.learners.state import MASTER, MOMENTS, LearnerState, adam_moments, set_adam_moments
 
 BUCKET_ELEMENTS = 50_000_000  # that are reduced or gathered at once: 200 MB in float32
@@ -47,32 +45,32 @@ def require_deepspeed() -> None:
         raise ConfigError("learner.type is deepspeed, but DeepSpeed is not installed: pip install 'harmonyray[deepspeed]'")
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A process among the ranks, and the store that they meet at; a rank that is alone needs none."""
+def make_optimizer(name: str, parameters: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """ "adamw", torch's, or "cpu_adam", DeepSpeed's. Raises ConfigError if the latter cannot be compiled here."""
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    _prepare()
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    rank: int = 0
-    store: dist.Store | None = None
+    try:
+        optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(list(parameters), lr=lr, weight_decay=weight_decay)
+    except (RuntimeError, OSError, ImportError, CalledProcessError, AssertionError) as e:
+        raise ConfigError(
+            f"'learner.optimizer' is cpu_adam, which DeepSpeed could not compile here ({type(e).__name__}: {first_line(e)}): "
+            "install a C++ compiler and ninja, or use adamw"
+        ) from e
+    return optimizer
 
 
-ALONE = Seat()
-
-
-def meet(seat: Seat, num_ranks: int, timeout_s: float) -> None:
-    """Joins the group of all ranks, once in a process. A rank that waits for the others longer than `timeout_s`, now or in any
-    later exchange, gets an error."""
-    if not dist.is_initialized():
-        backend = "nccl" if device().type == "cuda" else "gloo"
-        store = dist.HashStore() if seat.store is None else seat.store
-        dist.init_process_group(backend, rank=seat.rank, world_size=num_ranks, timeout=timedelta(seconds=timeout_s), store=store)
-    assert (dist.get_rank(), dist.get_world_size()) == (seat.rank, num_ranks), "a process has one rank"
+def _prepare() -> None:
+    """What DeepSpeed asks for before it is imported where its own launcher has not set it. A rank sees its own GPU only."""
+    os.environ.setdefault("DS_ACCELERATOR", device().type)
+    os.environ.setdefault("LOCAL_RANK", "0")
 
 
 def make_engine(module: Call, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Any:
     """A DeepSpeed engine around `module`; the ranks must have met."""
-    # DeepSpeed asks for these where its own launcher has not set them. A rank sees its own GPU only.
-    os.environ.setdefault("DS_ACCELERATOR", device().type)
-    os.environ.setdefault("LOCAL_RANK", "0")
+    _prepare()
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -165,5 +163,6 @@ def set_state(engine: Any, parameters: Mapping[str, Tensor], state: LearnerState
         safe_set_full_fp32_param(p, state.weights[name].to(torch.float32))
         for key in MOMENTS:
             safe_set_full_optimizer_state(p, state.moments[key][name], key)
+    version = state.counts.policy_version
     for own in engine.basic_optimizer.state.values():
-        own["step"].fill_(float(state.counts.policy_version))
+        own["step"] = torch.full_like(own["step"], version) if isinstance(own["step"], Tensor) else version

@@ -105,12 +105,13 @@ def _serve(pipe: Any, rank: int, num_ranks: int, port: int) -> None:
     from harmonyray.config_objective import ObjectiveOptions, ObjectiveSettings
     from harmonyray.learners import zero
     from harmonyray.learners.deepspeed import DeepSpeedLearner
+    from harmonyray.learners.ranks import Rank
 
     torch.set_num_threads(1)
     zero.PERSISTENT_ELEMENTS = 0  # every parameter of the tiny model is shared out in stage 3
     patience = timedelta(seconds=PATIENCE_S)
     store = dist.TCPStore("127.0.0.1", port, is_master=rank == 0, wait_for_workers=False, timeout=patience)
-    seat = zero.Seat(rank, store if num_ranks > 1 else None)
+    seat = Rank(rank, store if num_ranks > 1 else None)
     while (job := pipe.recv()) is not None:
         try:
             options = {"num_ranks": num_ranks, "collective_timeout_s": PATIENCE_S} | job.options
