@@ -70,7 +70,7 @@ class ActorPool:
         self.check_open()
         if self.restarts >= self.config.max_restarts:
             raise RunError(
-                f"{name} died, and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: look at its log "
+                f"{name} died and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: look at its log "
                 "under the Ray session's logs, check memory with `harmonyray doctor`, then continue with --resume"
             )
         self.restarts += 1

@@ -48,6 +48,7 @@ class Job:
     after: Sequence[Batch] = field(default_factory=tuple)
     first: int = 1
     before: Sequence[Batch] = field(default_factory=tuple)
+    objective: dict[str, Any] = field(default_factory=lambda: OBJECTIVE)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _serve(pipe: Any, rank: int, num_ranks: int, port: int) -> None:
     while (job := pipe.recv()) is not None:
         try:
             options = {"num_ranks": num_ranks, "collective_timeout_s": PATIENCE_S} | job.options
-            objective = ObjectiveSettings(ObjectiveOptions.model_validate(OBJECTIVE), (1.0, 1.0), 8)
+            objective = ObjectiveSettings(ObjectiveOptions.model_validate(job.objective), (1.0, 1.0), 8)
             about = (PpoClip(PpoClip.Options()), objective, job.model, job.dtype, 20)
             learner = DeepSpeedLearner(DeepSpeedLearner.Options.model_validate(options), *about, seat)
             pipe.send(live(learner, job))
@@ -175,7 +176,7 @@ def some_batches(workshop: Any, number: int) -> list[Batch]:
 def torch_outcome(workshop: Any, job: Job) -> Outcome:
     """What the torch learner makes of the job, all rows in one micro-batch."""
     known = {key: value for key, value in job.options.items() if key in type(workshop.learner()).Options.model_fields}
-    return live(workshop.learner(objective=OBJECTIVE, **known | {"max_tokens_per_micro_batch": 4096}), job)
+    return live(workshop.learner(objective=job.objective, **known | {"max_tokens_per_micro_batch": 4096}), job)
 
 
 def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

@@ -101,6 +101,21 @@ def test_a_rank_keeps_its_share_only(ranks: Any, workshop: Any, stage: int, weig
         assert outcome.held[1] == pytest.approx(moments * size, rel=0.05)
 
 
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_whole_objective_and_packed_rows_agree_too(ranks: Any, workshop: Any, stage: int) -> None:
+    objective = {
+        "kl_coef": 0.05,
+        "kl": "k2",
+        "aggregation": "seq-mean-token-mean",
+        "entropy": {"coef": 0.02, "top_share": 0.7},
+        "importance": {"type": "truncate", "level": "sequence"},
+    }
+    options = OPTIONS | {"zero_stage": stage, "packing": True}
+    job = Job(options, some_batches(workshop, 3), workshop.model, objective=objective)
+    assert_agree(ranks[2].run(job), torch_outcome(workshop, job))
+
+
 # --- gradients that are not finite -------------------------------------------------------------------------------------------
 
 
@@ -117,6 +132,15 @@ def test_an_update_that_is_not_finite_is_left_out(ranks: Any, workshop: Any, sta
         assert outcome.versions == [1, 1, 1, 2]
     want = torch_outcome(workshop, Job(options, [first, last], workshop.model))
     assert furthest(got[0].weights, want.weights) < 1e-5
+
+
+@needs_deepspeed
+def test_too_many_in_a_row_are_an_error_of_every_rank(ranks: Any, workshop: Any) -> None:
+    batches = some_batches(workshop, 2)
+    for batch in batches:
+        batch.advantages[0, batch.response_mask[0]] = np.nan
+    for answer in ranks[2].ask(Job(OPTIONS | {"max_skipped_updates": 2}, batches, workshop.model)):
+        assert "NotFiniteError: step 2: the gradients of 2 updates in a row are not finite" in str(answer)
 
 
 # --- bfloat16 ----------------------------------------------------------------------------------------------------------------
@@ -162,6 +186,7 @@ def test_bfloat16_learns_as_float32_but_for_rounding(ranks: Any, workshop: Any) 
         ({"zero_stage": 4}, "zero_stage"),
         ({"offload": ["gradients"]}, "offload"),
         ({"num_ranks": 0}, "num_ranks"),
+        ({"optimizer": "cpu_adam"}, r"cpu_adam, which works in the host's memory: set offload to \[optimizer\]"),
         ({"zero_stages": 2}, "did you mean 'zero_stage'"),
     ],
 )
