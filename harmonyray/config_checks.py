@@ -178,6 +178,12 @@ def _check_gpus(c: Config, groups: list[str]) -> None:
         if check is not None:
             check(c.rollout.engine.options, f"placement.views.{name}", num_gpus, name in place.colocate)
     _check_colocated(c, given)
+    ranks, num_gpus = num_ranks(c.learner), place.learner.num_gpus
+    if ranks > 1 and num_gpus % ranks:
+        raise ConfigError(
+            f"'placement.learner.num_gpus' is {num_gpus:g}, and 'learner.num_ranks' {ranks}: ranks need whole GPUs, the same "
+            f"number each: set num_gpus to {ranks}, or to 0 for none"
+        )
     if c.sync.backend not in ("nccl", "ipc"):
         return
     frozen = {view for view in c.views if c.views[view].model is not None}

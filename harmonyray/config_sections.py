@@ -138,7 +138,7 @@ class PlacementConfig(Section):
     views: dict[str, ResourcesException] = Field(
         default_factory=dict, description="exceptions by the name of a view or of a shared group, what they set"
     )
-    learner: SingleResources = Field(description="what the learner gets, each rank of it")
+    learner: SingleResources = Field(description="what the learner gets, dealt equally to its ranks")
     grader: SingleResources
     share: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="views that share one engine group, by the group's name; it is placed by that name"

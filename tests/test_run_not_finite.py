@@ -11,7 +11,6 @@ import pytest
 from run_helpers import rows, small_run
 
 from harmonyray.algos.losses.ppo_clip import PpoClip
-from harmonyray.cli import main
 from harmonyray.errors import NotFiniteError
 from harmonyray.types import Batch
 
@@ -58,26 +57,3 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert [row["policy_version"] for row in rows(run_dir)] == [1, 1]
     small_run(run_dir, *STEPS, resume=True)
     assert [row["policy_version"] for row in rows(run_dir)] == [1, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["learner.num_ranks=2"], "the torch learner is one process: set learner.type=deepspeed"),
-        (["learner.max_skipped_updates=0"], "learner.max_skipped_updates"),
-        (
-            ["learner.type=deepspeed", "learner.num_ranks=2", "runtime.type=in_process"],
-            "'learner.num_ranks' is 2, and 'runtime.type'",
-        ),
-    ],
-)
-def test_what_cannot_be_run(overrides: list[str], message: str, capsys: Any) -> None:
-    assert main(["train", "quickstart", *overrides, "--json"]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_ranks_are_seats(capsys: Any) -> None:
-    overrides = ["learner.type=deepspeed", "learner.num_ranks=2", "placement.learner.num_cpus=0.25"]
-    main(["plan", "quickstart", *overrides])
-    seats = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  learner")]
-    assert seats == [["learner", "0", "0.25", "0"], ["learner", "1", "0.25", "0"]]

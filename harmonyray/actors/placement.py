@@ -137,11 +137,12 @@ def engine_groups(config: Config) -> list[EngineGroup]:
 
 
 def seats(config: Config) -> list[Seat]:
-    """Every actor of a run: the learner's ranks, each engine group's replicas, and last the grader, whom it suits to sit with
-    others."""
-    learner, grader = config.placement.learner, config.placement.grader
-    ranks = range(num_ranks(config.learner))
-    out = [Seat("learner", rank, learner.num_cpus, learner.num_gpus, custom=learner.resources) for rank in ranks]
+    """Every actor of a run: the learner's ranks, which share what the learner gets, each engine group's replicas, and last the
+    grader, whom it suits to sit with others."""
+    learner, grader, ranks = config.placement.learner, config.placement.grader, num_ranks(config.learner)
+    custom = {key: round(value / ranks, DIGITS) for key, value in learner.resources.items()}
+    num_cpus, num_gpus = round(learner.num_cpus / ranks, DIGITS), learner.num_gpus / ranks
+    out = [Seat("learner", rank, num_cpus, num_gpus, custom=custom) for rank in range(ranks)]
     for group in engine_groups(config):
         want = group.resources
         out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group, want.resources) for i in range(want.replicas)]
