@@ -89,9 +89,9 @@ class LearnerGroup:
             )
 
     def _raise(self, failed: Mapping[int, BaseException], method: str, whole: bool) -> None:
-        """Raises what failed; a rank's own error first, since the others' may come from it. If that leaves somebody under way, or
-        nobody has an error of its own, the group is ended."""
-        rank = min(failed, key=lambda r: (isinstance(failed[r], DEATHS) + 2 * isinstance(failed[r], RankLostError), r))
+        """Raises what failed: that one died, before a rank's own error, before that it waited in vain, since each may come from the
+        one before. Unless all have come back, and with an error of their own, the group is ended."""
+        rank = min(failed, key=lambda r: (not isinstance(failed[r], DEATHS), isinstance(failed[r], RankLostError), r))
         error, name = failed[rank], f"rank {rank} of the learner" if len(self.handles) > 1 else "the learner"
         if isinstance(error, (*DEATHS, RankLostError)):
             what = "lost the others" if isinstance(error, RankLostError) else "died"
