@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harmonyray.actors.cluster import this_machine
 from harmonyray.actors.placement import (
     Node,
     Room,
@@ -13,7 +14,6 @@ from harmonyray.actors.placement import (
     bundles,
     engine_groups,
     seats,
-    this_machine,
 )
 from harmonyray.actors.plan_report import report
 from harmonyray.config import load_config
