@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -18,6 +19,16 @@ DEATHS = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)  # th
 LOOK_S = 15.0  # between two looks, in a long call, at whether the nodes are still there
 
 MAX_DIRECT_BYTES = 1024
+SHORT_OF_MEMORY = (
+    "Ray ended it because its node was short of memory (RAY_memory_usage_threshold, by default 0.95 of it): hold less at once "
+    "(rollout.problems_per_step, views.*.num_samples, the batch sizes of engine and learner), have fewer engines "
+    "(placement.view.replicas, placement.share), or take nodes with more memory"
+)
+
+
+def why_dead(error: BaseException, otherwise: str) -> str:
+    """Why an actor is dead and what to do, if one of the DEATHS says that memory was short; else `otherwise`."""
+    return SHORT_OF_MEMORY if isinstance(error, OutOfMemoryError) else otherwise
 
 
 class ActorPool:
@@ -26,6 +37,7 @@ class ActorPool:
     def __init__(self, placement: Reservation, config: RuntimeConfig) -> None:
         self.placement, self.config = placement, config
         self.restarts = 0
+        self.short_of_memory: set[str] = set()  # actors that Ray has ended for it
         self._closed = False
         self._ending = threading.Lock()  # no actor is started while they are ended, nor after
         self._handles: list[tuple[int, Any]] = []  # each with its bundle
@@ -64,9 +76,10 @@ class ActorPool:
         """A new actor in a dead one's seat. Raises RunError once the run's restarts are used up, or if the seat is gone."""
         self.check_open()
         if self.restarts >= self.config.max_restarts:
+            look = "look at its log under the Ray session's logs, check memory with `harmonyray doctor`"
             raise RunError(
-                f"{name} died and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: look at its log "
-                "under the Ray session's logs, check memory with `harmonyray doctor`, then continue with --resume"
+                f"{name} died and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: "
+                f"{SHORT_OF_MEMORY if name in self.short_of_memory else look}, then continue with --resume"
             )
         self.restarts += 1
         ray.kill(handle)
@@ -103,13 +116,20 @@ class ActorPool:
             if bundle in lost:
                 ray.kill(handle)
 
-    def answers(self, ref: Any, timeout_s: float) -> bool:
-        """Whether a call comes back in time; one that does not is as good as dead."""
+    def answers(self, ref: Any, timeout_s: float, name: str) -> bool:
+        """Whether a call to `name` comes back in time; one that does not is as good as dead."""
         try:
             ray.get(ref, timeout=timeout_s)
-        except (*DEATHS, GetTimeoutError):
+        except (*DEATHS, GetTimeoutError) as e:
+            self.saw_dead(name, e)
             return False
         return True
+
+    def saw_dead(self, name: str, error: BaseException) -> None:
+        """Remembers, and says at once, if it was for want of memory: it will be again, if nothing is done about it."""
+        if isinstance(error, OutOfMemoryError) and name not in self.short_of_memory:
+            self.short_of_memory.add(name)
+            print(f"{name} died: {SHORT_OF_MEMORY}", file=sys.stderr, flush=True)
 
     def check_open(self) -> None:
         """Raises RunError if the run has ended."""

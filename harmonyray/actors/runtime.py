@@ -15,7 +15,7 @@ from typing import Any
 
 from harmonyray.actors.grader import RayGrader
 from harmonyray.actors.placement import Seat, bundle_numbers
-from harmonyray.actors.pool import DEATHS, ActorPool
+from harmonyray.actors.pool import DEATHS, ActorPool, why_dead
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.sampling import Sampling, dealt
@@ -89,7 +89,8 @@ class RayRuntime:
         try:
             self.pool.get(started)
         except DEATHS as e:
-            raise RunError(f"{name} died while it was starting: {first_line(e)}; check memory with `harmonyray doctor`") from e
+            look = f"{first_line(e)}; check memory with `harmonyray doctor`"
+            raise RunError(f"{name} died while it was starting: {why_dead(e, look)}") from e
 
     @property
     def engine_version(self) -> int:
@@ -240,8 +241,8 @@ class RayRuntime:
                 try:
                     self.pool.get(r.started, name=r.name)
                     r.dead = False
-                except DEATHS:
-                    continue
+                except DEATHS as e:
+                    self.pool.saw_dead(r.name, e)
             dead = [r for r in dead if r.dead]
 
     def _find_dead(self) -> bool:
@@ -249,7 +250,7 @@ class RayRuntime:
         the broadcast's own limit has passed."""
         asked = [(r, r.handle.pid.remote()) for r in self.replicas if not r.dead]
         for replica, ref in asked:
-            replica.dead = not self.pool.answers(ref, 2 * self.sync_config.timeout_s)
+            replica.dead = not self.pool.answers(ref, 2 * self.sync_config.timeout_s, replica.name)
         return any(r.dead for r in self.replicas)
 
     def _learn(self, method: str, *args: Any) -> Any:
@@ -257,6 +258,5 @@ class RayRuntime:
         try:
             return self.pool.get(getattr(self.learner, method).remote(*args))
         except DEATHS as e:
-            raise RunError(
-                f"the learner died during {method!r}: look at memory (`harmonyray doctor`), then continue with --resume"
-            ) from e
+            look = why_dead(e, "look at memory (`harmonyray doctor`)")
+            raise RunError(f"the learner died during {method!r}: {look}, then continue with --resume") from e
