@@ -70,9 +70,9 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
             if outcome.last_step < config.steps and outcome.pause is None:
                 raise KeyboardInterrupt
             summary = _summary(start, mlflow.run_id, outcome, time.perf_counter() - begun)
-            write_text(start.run_dir / SUMMARY, json.dumps(summary))
             closing = (config, summary, read_metrics(start.run_dir), uri)
             write_text(start.run_dir / SUMMARY_TEXT, Reporter(quiet=True).finish(*closing))
+            write_text(start.run_dir / SUMMARY, json.dumps(summary))  # last: it says that the run has ended
             status = "FINISHED" if outcome.pause is None else "FAILED"  # whatever becomes of the printing: nobody may be reading
             reporter.finish(*closing)
             if outcome.pause is not None:
