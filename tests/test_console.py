@@ -95,14 +95,14 @@ def test_the_table_by_hand(config: Config) -> None:
 
 def test_the_table_of_a_resumed_run_says_what_the_seconds_are_of(config: Config) -> None:
     text = Reporter(quiet=True).finish(config, SUMMARY | {"first_step": 3}, [row(i) for i in (1, 2, 3, 4)], "")
-    assert text.startswith("quickstart: self_harmony, 4 steps, the last 2 of them in 12 s\n")
+    assert text.startswith("quickstart: self_harmony, 4 steps, the last 2 of them in 12 s ")
 
 
 def test_a_paused_run_has_its_newest_evaluation_and_the_way_on() -> None:
     config = load_config("quickstart", [*SMALL, "steps=9"])
     summary = SUMMARY | {"paused": "step 4: paused by the collapse guard: ..."}
     text = Reporter(quiet=True).finish(config, summary, [row(1), row(2, **AFTER), row(3), row(4)], "")
-    assert text.startswith("quickstart: self_harmony, paused after 4 of 9 steps, 12 s\n")
+    assert text.startswith("quickstart: self_harmony, paused after 4 of 9 steps, 12 s ")
     assert cells(text)[:2] == [["", "before", "step 2"], ["accuracy, solver view, avg@2", "0.400", "0.900"]]
     assert (
         "\ngo on   the same command with --run-dir /x/run --resume guard.action=warn, or with wider limits (docs/guard.md)\n"

@@ -92,9 +92,9 @@ class ActorPool:
             )
         return self.start(cls, bundle, num_gpus, *args, calls=calls)
 
-    def get(self, refs: Any, name: str = "an actor") -> Any:
+    def get(self, refs: Any, name: str | None = None) -> Any:
         """What the calls to `name` return. Raises RunError when runtime.call_timeout_s passes; what an actor's method raised
-        is raised here as it was there."""
+        is raised here as it was there. Says at once if a named actor, which can be replaced, is gone for want of memory."""
         limit = self.config.call_timeout_s
         deadline = time.monotonic() + limit
         while True:
@@ -103,11 +103,15 @@ class ActorPool:
             except GetTimeoutError as e:
                 if time.monotonic() >= deadline:
                     raise RunError(
-                        f"{name} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
+                        f"{name or 'an actor'} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or "
+                        "look at its log"
                     ) from e
                 self._give_up_lost()
             except RayTaskError as e:
                 raise e.cause from e
+            except OutOfMemoryError:
+                self._short_of_memory(name)
+                raise
 
     def _give_up_lost(self) -> None:
         """Ends the actors whose nodes are gone. Ray would start one that was not up yet as soon as the node came back."""
@@ -120,14 +124,16 @@ class ActorPool:
         """Whether a call to `name` comes back in time; one that does not is as good as dead."""
         try:
             ray.get(ref, timeout=timeout_s)
-        except (*DEATHS, GetTimeoutError) as e:
-            self.saw_dead(name, e)
+        except OutOfMemoryError:
+            self._short_of_memory(name)
+            return False
+        except (*DEATHS, GetTimeoutError):
             return False
         return True
 
-    def saw_dead(self, name: str, error: BaseException) -> None:
-        """Remembers, and says at once, if it was for want of memory: it will be again, if nothing is done about it."""
-        if isinstance(error, OutOfMemoryError) and name not in self.short_of_memory:
+    def _short_of_memory(self, name: str | None) -> None:
+        """Remembers it, and says it once: it will happen again if nothing is done about it."""
+        if name is not None and name not in self.short_of_memory:
             self.short_of_memory.add(name)
             print(f"{name} died: {SHORT_OF_MEMORY}", file=sys.stderr, flush=True)
 

@@ -253,8 +253,8 @@ class RayRuntime:
                 try:
                     self.pool.get(r.started, name=r.name)
                     r.dead = False
-                except DEATHS as e:
-                    self.pool.saw_dead(r.name, e)
+                except DEATHS:
+                    continue
             dead = [r for r in dead if r.dead]
 
     def _find_dead(self) -> bool:

@@ -156,8 +156,7 @@ class Sampling:
         except StopIteration:
             self._end(stream, lost)
             return
-        except DEATHS as e:
-            self.pool.saw_dead(stream.replica.name, e)
+        except DEATHS:
             lost.append(stream)
             return
         content, stream.content = stream.content, None
@@ -178,8 +177,7 @@ class Sampling:
         if stream.content is not None:
             try:
                 self.pool.get(stream.content, name=stream.replica.name)
-            except DEATHS as e:
-                self.pool.saw_dead(stream.replica.name, e)
+            except DEATHS:
                 lost.append(stream)
                 return
         assert not stream.open, f"{stream.replica.name} left out {len(stream.open)} of {len(stream.places)} groups"
