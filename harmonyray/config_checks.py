@@ -93,11 +93,13 @@ def _changed(section: BaseModel, name: str) -> bool:
 
 def _check_lag(c: Config) -> None:
     """Rollouts of an older policy need a loss that says so, and weights under way an engine that takes them."""
-    weighed = c.objective.importance.type != "none" or getattr(resolve("losses", c.loss.type), "corrects_lag", False)
+    loss = resolve("losses", c.loss.type)  # a clipped one has the ratio to the policy that drew the tokens in it
+    weighed = c.objective.importance.type != "none" or any(getattr(loss, what, False) for what in ("corrects_lag", "clips"))
     if c.rollout.lag and not weighed:
         raise ConfigError(
-            f"'rollout.lag' is 1, 'objective.importance.type' is none, and loss {c.loss.type} does not weigh the rollouts of an "
-            "older policy: set objective.importance.type=truncate, or loss.type=truncated_is, or rollout.lag=0"
+            f"'rollout.lag' is 1, 'objective.importance.type' is none, and loss {c.loss.type} neither clips nor weighs by the "
+            "ratio to the policy that drew the tokens (clips, corrects_lag), so an older policy's would count like the present "
+            "one's: set objective.importance.type=truncate, or rollout.lag=0"
         )
     if c.rollout.lag and c.placement.colocate:
         raise ConfigError(

@@ -29,18 +29,21 @@ MAY_CHANGE_TOO = {"rollout.request_timeout_s", "rollout.max_attempts", "rollout.
 MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("type", "num_ranks", "zero_stage", "offload", "optimizer", "packing")}
 MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("max_tokens_per_micro_batch", "gradient_checkpointing")}
 MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("collective_timeout_s", "max_skipped_updates")}
+SUMMARY = "summary.json"
 RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run begins: its directory, its checkpoints and, when resumed, the checkpoint and what was recorded."""
+    """Where a run begins: its directory, its checkpoints and, when resumed, the checkpoint and what was recorded. `summary` is
+    that of a run that has nothing left to do."""
 
     run_dir: Path
     store: CheckpointStore
     checkpoint: Path | None
     state: Mapping[str, Any]
     refused: tuple[str, ...] = ()  # what is wrong with newer checkpoints
+    summary: Mapping[str, Any] | None = None
 
     @property
     def first_step(self) -> int:
@@ -126,7 +129,16 @@ def _take_up(config: Config, run_dir: Path) -> Start:
     if found is None:
         return Start(run_dir, store, None, _read_record(run_dir))
     said = [f"checkpoint '{store.path(step)}' is refused: {wrong}" for step, wrong in refused.items()]
-    return Start(run_dir, store, *found, tuple(said))
+    return Start(run_dir, store, *found, tuple(said), _finished(run_dir, config.steps) if last == config.steps else None)
+
+
+def _finished(run_dir: Path, steps: int) -> dict[str, Any] | None:
+    """The summary of a run that has ended after these steps and left its model; None if it has not."""
+    path = run_dir / SUMMARY
+    if not path.is_file() or not (run_dir / "model").is_dir():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary if summary["steps"] == steps and "paused" not in summary else None
 
 
 def _store(config: Config, run_dir: Path) -> CheckpointStore:

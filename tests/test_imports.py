@@ -48,6 +48,7 @@ PURE_MODULES = (
     "evaluate",
     "measures",
     "eval_report",
+    "result_table",
 )
 MAY_USE_TORCH = (
     *(f"harmonyray.algos.losses.{name}" for name in ("ppo_clip", "gspo", "cispo", "truncated_is")),
@@ -151,6 +152,7 @@ LAYERS = [
         "manifest",
         "tracking",
         "console",
+        "result_table",
         "eval_report",
     },
     {"build"},

@@ -16,7 +16,7 @@ from typing import Any
 from harmonyray.actors.grader import RayGrader
 from harmonyray.actors.learner_group import LearnerGroup
 from harmonyray.actors.placement import Seat, bundle_numbers
-from harmonyray.actors.pool import DEATHS, ActorPool
+from harmonyray.actors.pool import DEATHS, ActorPool, why_dead
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.sampling import Sampling, dealt
@@ -87,7 +87,8 @@ class RayRuntime:
         try:
             self.pool.get(started)
         except DEATHS as e:
-            raise RunError(f"{name} died while it was starting: {first_line(e)}; check memory with `harmonyray doctor`") from e
+            look = f"{first_line(e)}; check memory with `harmonyray doctor`"
+            raise RunError(f"{name} died while it was starting: {why_dead(e, look)}") from e
 
     @property
     def learner(self) -> Any:
@@ -278,7 +279,7 @@ class RayRuntime:
         the broadcast's own limit has passed."""
         asked = [(r, r.handle.pid.remote()) for r in self.replicas if not r.dead]
         for replica, ref in asked:
-            replica.dead = not self.pool.answers(ref, 2 * self.sync_config.timeout_s)
+            replica.dead = not self.pool.answers(ref, 2 * self.sync_config.timeout_s, replica.name)
         return any(r.dead for r in self.replicas)
 
     def _learn(self, method: str, *args: Any) -> Any:

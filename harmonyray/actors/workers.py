@@ -23,7 +23,7 @@ from harmonyray.algos.batching import fill_batch
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.errors import BrokenEngineError, RankLostError, WeightSyncError, first_line
 from harmonyray.protocols import Sleeps, View
-from harmonyray.rollouts import Want, figures, serve
+from harmonyray.rollouts import Want, figures, prompt_lengths, serve
 from harmonyray.types import (
     AnswerGroup,
     Failure,
@@ -61,7 +61,7 @@ class EngineWorker:
 
     def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
         """The lengths of the views' prompts in tokens, by view."""
-        return {view.name: self.engine.count_tokens([view.render(p) for p in problems]) for view in views}
+        return {view.name: prompt_lengths(self.engine, view, problems) for view in views}
 
     def prepare(self, wants: Sequence[Want]) -> None:
         """Renders and encodes the prompts that will be asked for next."""
