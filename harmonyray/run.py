@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import signal
 import time
@@ -14,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray import build
-from harmonyray.checkpoint import STATE_FILE, CheckpointStore, evaluation, replace_directory
+from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import SUMMARY_TEXT, Reporter
-from harmonyray.errors import CheckpointError, CollapseError, LearnerLostError
+from harmonyray.errors import CheckpointError, CollapseError
 from harmonyray.evaluate import Evaluator
-from harmonyray.guarding import Event, TurnBack, described
-from harmonyray.loop import train
+from harmonyray.guarding import Event, described
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
+from harmonyray.recovery import train_through
 from harmonyray.result_table import LABEL_WINDOW
 from harmonyray.rundir import SUMMARY, Start, flat, keep_batch, open_run, write_text
 from harmonyray.tracking import MlflowRun, RunTracker, read_metrics
@@ -156,66 +155,12 @@ def _train(
             if config.guard.action == "rollback" and start.checkpoint is None:
                 save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
             try:
-                last = _train_on(turned, start, runtime, tracker, reporter, stop_asked)
+                last = train_through(turned, start, runtime, tracker, reporter, stop_asked)
             except CollapseError as e:  # told to the end, with a summary of what there is
                 last, pause = int(tracker.last_row["step"]), e
         if last == config.steps and pause is None:
             replace_directory(start.run_dir / "model", runtime.save_model)
         return Outcome(last, before, watch.events, pause)
-
-
-def _train_on(
-    p: Parts, start: Start, runtime: Any, tracker: RunTracker, reporter: Reporter, stop_asked: Callable[[], bool]
-) -> int:
-    """The loop, again from a checkpoint each time that the guard says to go back or the learner is lost; the last step
-    finished. Raises RunError once the run's restarts are used up."""
-    first_step, lost = start.first_step, False
-    parts = {"method": p.method, "guard": p.guard}
-    beginning = copy.deepcopy({name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)})
-    while True:
-        try:
-            if lost:
-                step = _start_learner_again(p, start, runtime, tracker, beginning)
-                reporter.started_again(step)
-                first_step, lost = step + 1, False
-            return train(p, first_step, stop_asked)
-        except TurnBack as back:
-            _go_back(back, p, start, runtime, tracker)
-            first_step = back.step + 1
-        except LearnerLostError as e:
-            reporter.learner_lost(str(e))
-            lost = True
-
-
-def _start_learner_again(p: Parts, start: Start, runtime: Any, tracker: RunTracker, beginning: Mapping[str, Any]) -> int:
-    """A new learner with everything else at the newest checkpoint, whose step is returned, or at the `beginning`."""
-    runtime.restart_learner()
-    found, refused = start.store.newest()
-    start.store.set_aside(refused)
-    if found is not None:
-        runtime.load(found[0])
-    state = beginning if found is None else found[1]
-    step = 0 if found is None else int(found[1]["step"])
-    if isinstance(p.method, Stateful):
-        p.method.load_state_dict(state["method"])
-    p.guard.load_state_dict(state["guard"])
-    tracker.go_back(step)
-    runtime.sync()
-    return step
-
-
-def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:
-    """Brings learner, engines, method and records to where the checkpoint was made. It is saved again, with the lower learning
-    rate and what the guard did, so that a resumed run does not go astray another time. Until it is loaded nothing is given up."""
-    path = start.store.path(back.step)
-    runtime.load(path)
-    runtime.scale_rate(back.lr_scale)
-    if isinstance(p.method, Stateful):
-        p.method.load_state_dict(json.loads((path / STATE_FILE).read_text())["method"])
-    start.store.drop_after(back.step)
-    tracker.go_back(back.step)
-    p.save(back.step)
-    runtime.sync()
 
 
 def _saver(

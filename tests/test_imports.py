@@ -156,7 +156,21 @@ LAYERS = [
         "eval_report",
     },
     {"build"},
-    {"run", "run_eval", "rundir", "listing", "doctor", "records", "ballots", "vote", "vote_report", "grade", "data", "export"},
+    {
+        "run",
+        "recovery",
+        "run_eval",
+        "rundir",
+        "listing",
+        "doctor",
+        "records",
+        "ballots",
+        "vote",
+        "vote_report",
+        "grade",
+        "data",
+        "export",
+    },
     {"cli", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
