@@ -48,6 +48,7 @@ PURE_MODULES = (
     "evaluate",
     "measures",
     "eval_report",
+    "result_table",
 )
 MAY_USE_TORCH = (
     *(f"harmonyray.algos.losses.{name}" for name in ("ppo_clip", "gspo", "cispo", "truncated_is")),
@@ -152,10 +153,25 @@ LAYERS = [
         "manifest",
         "tracking",
         "console",
+        "result_table",
         "eval_report",
     },
     {"build"},
-    {"run", "run_eval", "rundir", "listing", "doctor", "records", "ballots", "vote", "vote_report", "grade", "data", "export"},
+    {
+        "run",
+        "recovery",
+        "run_eval",
+        "rundir",
+        "listing",
+        "doctor",
+        "records",
+        "ballots",
+        "vote",
+        "vote_report",
+        "grade",
+        "data",
+        "export",
+    },
     {"cli", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
