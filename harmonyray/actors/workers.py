@@ -201,7 +201,9 @@ class LearnerWorker:
 
     def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
         """Fetches the rollouts of the plan and scores them, row by row. Raises RolloutsLostError."""
-        scored: Mapping[str, FloatArray] = self.learner.score(fill_batch(plan), statistics)
+        batch = fill_batch(plan)
+        with _told_apart():
+            scored: Mapping[str, FloatArray] = self.learner.score(batch, statistics)
         return scored
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
