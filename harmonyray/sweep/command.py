@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from harmonyray import build
-from harmonyray.errors import ConfigError
+from harmonyray.errors import ConfigError, first_line
 from harmonyray.run import tracking_place
 from harmonyray.rundir import flat, held, make_directory, new_directory, write_text
 from harmonyray.sweep.file import SweepFile, read_sweep
@@ -73,7 +73,8 @@ def _run(
         mlflow.log_params(flat(sweep.model_dump()))
 
         def adopt(trial: Trial, run_id: str) -> None:
-            _set_tags(uri, run_id, {PARENT: parent, "sweep/cell": trial.cell.name})
+            if error := _set_tags(uri, run_id, {PARENT: parent, "sweep/cell": trial.cell.name}):
+                tell(f"{trial.id}: MLflow did not take that it belongs to this sweep: {error}")
 
         try:
             Scheduler(sweep, trials, state, room, tell, adopt).run()
@@ -114,13 +115,18 @@ def _open(sweep: SweepFile, trials: list[Trial], request: SweepRequest) -> Itera
         yield state
 
 
-def _set_tags(uri: str, run_id: str, tags: dict[str, str]) -> None:
-    """On a trial's MLflow run, which its own process writes."""
+def _set_tags(uri: str, run_id: str, tags: dict[str, str]) -> str | None:
+    """On a trial's MLflow run, which its own process writes. Returns what went wrong: the trials go on without a server."""
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(uri)
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
+    try:
+        client = MlflowClient(uri)
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
+    except MlflowException as e:
+        return first_line(e)
+    return None
 
 
 def _metrics(rows: Sequence[CellResult]) -> dict[str, float]:

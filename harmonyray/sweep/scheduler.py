@@ -58,6 +58,7 @@ class Scheduler:
         self.sweep, self.trials, self.state, self.room, self.tell, self.adopt = sweep, trials, state, room, tell, adopt
         self.running: list[Running] = []
         self.asked_to_stop = 0
+        self.told_busy = False
 
     def run(self) -> None:
         """Until every trial has ended, or failed more often than it may. Raises KeyboardInterrupt if it was asked to stop; all
@@ -85,6 +86,9 @@ class Scheduler:
             return  # one has not taken its places yet
         if self.room.has_room(waiting[0].config, [r.trial.config for r in self.running]):
             self._start(waiting[0])
+        elif not self.running and not self.told_busy:
+            self.told_busy = True
+            self.tell(f"{waiting[0].id}: waits, others use the cluster")
 
     def _start(self, trial: Trial) -> None:
         state, run_dir = self.state.trials[trial.id], self.state.run_dir(trial)
