@@ -51,7 +51,7 @@ def start(folder: Path, *arguments: str, **keys: Any) -> subprocess.Popen[str]:
     (folder / "methods_of_mine.py").write_text(METHODS)
     sweep = {"name": "mine", "base": "quickstart", "seeds": [0], **keys}
     sweep["overrides"] = [*SMALL, "steps=2", "checkpoint.every=1", *sweep["overrides"]]
-    (folder / "mine.yaml").write_text(yaml.safe_dump(sweep))
+    (folder / "mine.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     paths = os.pathsep.join([str(folder), *sys.path])
     command = [
         sys.executable,
@@ -116,32 +116,34 @@ def test_a_sweep_on_ray_with_a_killed_trial(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_sweep_is_taken_up(tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"seeds": [0, 1, 2], "max_parallel": 1, "overrides": ["eval.every=0"]}
+    keys: dict[str, Any] = {"seeds": [0, 1], "max_parallel": 1, "overrides": ["eval.every=0", "steps=4"]}
     process = start(tmp_path, **keys)
-    second = tmp_path / "sweep" / "quickstart-seed1" / "metrics.jsonl"
-    while not second.exists():
+    metrics = tmp_path / "sweep" / "quickstart-seed0" / "metrics.jsonl"
+    while not metrics.exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "stopped; go on with --resume --sweep-dir" in err and "Traceback" not in err
-    before = states(tmp_path)
-    assert [s["status"] for s in before.values()][::2] == ["finished", "waiting"]
-    first = tmp_path / "sweep" / "quickstart-seed0" / "summary.json"
-    written = first.stat().st_mtime_ns
+    assert [s["status"] for s in states(tmp_path).values()] == ["waiting", "waiting"]
+    done = len(rows(metrics.parent))
+    assert done < 4 and (metrics.parent / "checkpoints" / f"step-{done:06d}").is_dir()
 
     summary, told = sweep(tmp_path, "--resume", **keys)
-    assert summary["num_finished"] == 3
-    assert "quickstart-seed0" not in told and "quickstart-seed2: starts, 1 running" in told
-    assert first.stat().st_mtime_ns == written
-    for seed in range(3):
-        assert [row["step"] for row in rows(tmp_path / "sweep" / f"quickstart-seed{seed}")] == [1, 2]
+    assert summary["num_finished"] == 2
+    assert "quickstart-seed0: goes on, 1 running" in told and "quickstart-seed1: starts, 1 running" in told
+    for seed in (0, 1):
+        assert [row["step"] for row in rows(tmp_path / "sweep" / f"quickstart-seed{seed}")] == [1, 2, 3, 4]
     client = MlflowClient(f"sqlite:///{tmp_path / 'sweep' / 'mlflow.db'}")
     runs = client.search_runs(["1"])
-    assert len(runs) == 4  # the parent and three children, none of them twice
+    assert len(runs) == 3  # the parent and its two children, none of them twice
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert sum(run.data.tags.get("mlflow.parentRunId") == summary["mlflow_run_id"] for run in runs) == 3
+    assert sum(run.data.tags.get("mlflow.parentRunId") == summary["mlflow_run_id"] for run in runs) == 2
+
+    again, told = sweep(tmp_path, "--resume", **keys)  # nothing is left to do
+    assert "2 of them ended before" in told and "running" not in told
+    assert again["cells"] == summary["cells"]
 
 
 def test_trials_that_fail_or_collapse(tmp_path: Path) -> None:

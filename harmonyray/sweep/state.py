@@ -79,6 +79,8 @@ class SweepState:
         self.mlflow_run_id = record["mlflow_run_id"]
 
     def _check_same(self, trial: Trial) -> None:
+        if not self.config_file(trial).exists():
+            return  # it was never started
         saved, now = (flat(c.to_container()) for c in (load_config(str(self.config_file(trial))), trial.config))
         different = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
         if different:

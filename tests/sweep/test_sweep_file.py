@@ -18,7 +18,9 @@ from harmonyray.sweep.trials import check, unfold
 
 def write(folder: Path, **keys: Any) -> str:
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump({"name": "mine", "base": "quickstart", "overrides": ["runtime.type=in_process"], **keys}))
+    path.write_text(
+        yaml.safe_dump({"name": "mine", "base": "quickstart", "overrides": ["runtime.type=in_process"], **keys}, sort_keys=False)
+    )
     return str(path)
 
 
