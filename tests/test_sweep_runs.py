@@ -81,18 +81,18 @@ def states(folder: Path) -> dict[str, Any]:
 
 
 def test_a_sweep_on_ray_with_a_killed_trial(tmp_path: Path) -> None:
-    cells = {"ours": [], "killed": ["method.type=methods_of_mine:KilledOnce"]}
+    cells = {"ours": [], "killed, once": ["method.type=methods_of_mine:KilledOnce"]}
     summary, told = sweep(tmp_path, cells=cells, overrides=[*ON_RAY, "eval.every=1"])
     folder = tmp_path / "sweep"
     assert (summary["num_trials"], summary["num_finished"], summary["num_failed"]) == (2, 2, 0)
     assert {i: (s["status"], s["attempts"]) for i, s in states(tmp_path).items()} == {
         "ours-seed0": ("finished", 1),
-        "killed-seed0": ("finished", 2),
+        "killed_once-seed0": ("finished", 2),
     }
-    assert "killed-seed0: failed, tried again; exit code -9" in told
-    assert "killed-seed0: goes on" in told
+    assert "killed_once-seed0: failed, tried again; exit code -9" in told
+    assert "killed_once-seed0: goes on" in told
     assert "2 running" in told  # two trials of 0.7 CPUs each
-    for name in ("ours-seed0", "killed-seed0"):
+    for name in ("ours-seed0", "killed_once-seed0"):
         assert [row["step"] for row in rows(folder / name)] == [1, 2]
     # The killed one went on from its checkpoint, and the seeds are the same: so is what came out.
     [ours, killed] = json.loads((folder / "results.json").read_text())["cells"]
@@ -106,12 +106,14 @@ def test_a_sweep_on_ray_with_a_killed_trial(tmp_path: Path) -> None:
     children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert {(c.info.run_name, c.info.status, c.data.tags["sweep/cell"]) for c in children} == {
         ("ours-seed0", "FINISHED", "ours"),
-        ("killed-seed0", "FINISHED", "killed"),
+        ("killed_once-seed0", "FINISHED", "killed, once"),
     }
     artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
     pictures = {"curves.png", "final.png"}
     assert artifacts == {"sweep.yaml", "trials.json", "results.json", "table.md", "table.csv", "table.tex", *pictures}
-    assert parent.data.metrics["final/ours"] == pytest.approx(ours["final"])
+    assert parent.data.metrics["final/ours"] == parent.data.metrics["final/killed_ once"] == pytest.approx(ours["final"])
+    assert parent.data.params["cells.killed_ once"] == "['method.type=methods_of_mine:KilledOnce']"
+    assert "MLflow did not take" not in told
     assert (folder / "table.md").read_text().strip() in told
 
 

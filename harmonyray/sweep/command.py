@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def _run(
     try:
         parent = state.mlflow_run_id = mlflow.run_id
         state.write()
-        mlflow.log_params(flat(sweep.model_dump()))
+        mlflow.log_params({_mlflow_name(key): value for key, value in flat(sweep.model_dump()).items()})
 
         def adopt(trial: Trial, run_id: str) -> None:
             if error := _set_tags(uri, run_id, {PARENT: parent, "sweep/cell": trial.cell.name}):
@@ -129,11 +130,16 @@ def _set_tags(uri: str, run_id: str, tags: dict[str, str]) -> str | None:
     return None
 
 
+def _mlflow_name(text: str) -> str:
+    """With `_` for what MLflow refuses in the names of parameters and metrics."""
+    return re.sub(r"[^\w.\- ]", "_", text)
+
+
 def _metrics(rows: Sequence[CellResult]) -> dict[str, float]:
     """For the parent's MLflow run: the cells' means."""
     out: dict[str, float] = {}
     for row in rows:
-        name = "".join(c if c.isalnum() or c in "_-. " else "_" for c in row.cell.name)
+        name = _mlflow_name(row.cell.name)
         spreads = {column: row.spread(column) for column in ("final", "peak")}
         out |= {f"{column}/{name}": spread.mean for column, spread in spreads.items() if spread is not None}
     return out
