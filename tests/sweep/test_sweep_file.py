@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from harmonyray.errors import ConfigError, PlacementError, UserError
 from harmonyray.sweep.file import read_sweep
 from harmonyray.sweep.state import SweepState
 from harmonyray.sweep.trials import check, unfold
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "sweeps.md"
 
 
 def write(folder: Path, **keys: Any) -> str:
@@ -111,6 +114,14 @@ def test_a_name_that_is_no_sweep(tmp_path: Path) -> None:
         read_sweep("lamda")
     with pytest.raises(ConfigError, match=r"sweep file '.*none\.yaml' does not exist"):
         read_sweep(str(tmp_path / "none.yaml"))
+
+
+def test_the_documented_file_unfolds(tmp_path: Path) -> None:
+    [text] = re.findall(r"```yaml\n(# mine\.yaml\n.*?)```", DOCS.read_text(), flags=re.S)
+    (tmp_path / "mine.yaml").write_text(text)
+    trials = unfold(read_sweep(str(tmp_path / "mine.yaml")))
+    assert [t.id for t in trials[:2]] == ["harmonic_lr=0.0001-seed0", "majority_lr=0.0001-seed0"]
+    assert len(trials) == 12
 
 
 # --- a directory that is taken up --------------------------------------------------------------------------------
