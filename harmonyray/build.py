@@ -283,6 +283,22 @@ def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any
     return {**_model_arguments(config, model), "max_tokens": config.rollout.max_prompt_tokens + longest}
 
 
+@contextmanager
+def open_room(config: Config) -> Iterator[Any]:
+    """Where runs of this kind find room: the cluster of RAY_ADDRESS or a local Ray that they share, or this machine's cores.
+
+    Raises PlacementError if there is no Ray to be had.
+    """
+    from harmonyray.actors.admission import ClusterRoom, MachineRoom
+    from harmonyray.actors.cluster import cluster
+
+    if config.runtime.type == "in_process":
+        yield MachineRoom()
+        return
+    with cluster(config.runtime):
+        yield ClusterRoom()
+
+
 def plan(config: Config) -> tuple[str, bool]:
     """The table of who would sit where, node by node, with what to do if somebody has no room, and whether everybody has.
     Starts nothing."""

@@ -151,12 +151,16 @@ def _check_lag(c: Config) -> None:
         )
 
 
+def known_measures(c: Config) -> list[str]:
+    """The names of the evaluation's measures, by which runs and checkpoints can be compared; higher is better."""
+    parts, measures = ("eval", "holdout") if c.problems.holdout else ("eval",), ["majority_at_k", "harmonic_at_k"]
+    measures += [f"{view}/{name}" for view in c.views for name in ("avg_at_k", "pass_at_k", "majority_at_k", "greedy")]
+    return [f"{part}/{measure}" for part in parts for measure in measures]
+
+
 def _check_best(c: Config) -> None:
     """What the best checkpoint is chosen by has to be a measure that an evaluation takes, and higher where better."""
-    best, parts = c.checkpoint.best, ("eval", "holdout") if c.problems.holdout else ("eval",)
-    measures = ["majority_at_k", "harmonic_at_k"]
-    measures += [f"{view}/{name}" for view in c.views for name in ("avg_at_k", "pass_at_k", "majority_at_k", "greedy")]
-    known = [f"{part}/{measure}" for part in parts for measure in measures]
+    best, known = c.checkpoint.best, known_measures(c)
     if best is not None and best not in known:
         raise ConfigError(f"'checkpoint.best': {best!r} is no measure of this run's evaluations: {nearest(best, known)}")
     if best is not None and not c.eval.every:
