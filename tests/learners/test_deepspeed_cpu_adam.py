@@ -1,5 +1,8 @@
 """DeepSpeed's AdamW for an optimizer in the host's memory. It is compiled at first use, for a minute or two, so its numbers are
-tested only where that has happened: DS_ACCELERATOR=cpu python -c "from deepspeed.ops.op_builder import CPUAdamBuilder as B; B().load()"."""
+tested only where that has happened:
+
+    DS_ACCELERATOR=cpu python -c "from deepspeed.ops.op_builder import CPUAdamBuilder as B; B().load()"
+"""
 
 from __future__ import annotations
 
