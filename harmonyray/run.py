@@ -15,6 +15,7 @@ from harmonyray.checkpoint import STATE_FILE, CheckpointStore, evaluation, repla
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
 from harmonyray.errors import CheckpointError
+from harmonyray.eval_report import versions
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Event, TurnBack, described
 from harmonyray.loop import train
@@ -22,13 +23,13 @@ from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.rundir import Start, flat, open_run, write_text
-from harmonyray.tracking import MlflowRun, RunTracker, read_metrics
+from harmonyray.tracking import RUN_DIR_TAG, MlflowRun, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
 
 Gold = Mapping[str, GoldAnswer]
 
-ARTIFACTS = ("metrics.jsonl", "failed.jsonl", "summary.json", "summary.txt", "rollouts", "ledger")
+ARTIFACTS = ("metrics.jsonl", "failed.jsonl", "run.json", "summary.json", "summary.txt", "rollouts", "ledger")
 
 
 def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: Reporter) -> dict[str, Any]:
@@ -92,7 +93,8 @@ def _train(
         run_id = mlflow.run_id
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
-        start.record(mlflow_run_id=run_id)
+        start.record(mlflow_run_id=run_id, versions=versions())
+        mlflow.log_tag(RUN_DIR_TAG, str(start.run_dir.resolve()))
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
         before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)
