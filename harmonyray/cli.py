@@ -101,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(plan)
     plan.set_defaults(verb=_plan)
 
+    report = verbs.add_parser(
+        "report", help="write a run, or several side by side, as one HTML page with an explorer of the votes"
+    )
+    report.add_argument("target", metavar="RUN_DIR|SWEEP_DIR|MLFLOW_RUN_ID", help="what to report; the page is written into it")
+    report.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    report.set_defaults(verb=_report)
+
     vote = verbs.add_parser("vote", help="turn recorded answers into pseudo-labels, without a model")
     _vote_arguments(vote)
     vote.set_defaults(verb=_vote)
@@ -273,6 +280,14 @@ def _plan(args: argparse.Namespace) -> int:
     table, fits = plan(load_config(args.config, args.overrides))
     print(table)
     return 0 if fits else 2
+
+
+def _report(args: argparse.Namespace) -> int:
+    from harmonyray.report import describe_report, run_report
+
+    summary = run_report(args.target)
+    print(json.dumps(summary) if args.json else describe_report(summary))
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
