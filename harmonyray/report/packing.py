@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -25,6 +26,8 @@ TEXT_CHARS = 20_000  # of one response; what is longer is cut, and says so
 TEXT_BYTES = 26_000_000  # of all texts, as they stand in the file
 PIECE_CHARS = 1_000_000  # of texts in one piece, before compression
 USED = "used"
+# Control characters, separators that end a paragraph, and what turns the direction of the text around it.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Pieces:
 
 def packed(value: Any) -> str:
     """JSON, gzip, base64."""
-    raw = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "backslashreplace")
+    raw = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
 
 
@@ -131,8 +134,9 @@ def _finite(score: float) -> float | None:
 
 
 def _cut(text: str, limit: int) -> tuple[str, int]:
-    """A text as far as it is shown, and its whole length if that is more, else 0."""
-    return (text, 0) if len(text) <= limit else (text[:limit] + " …", len(text))
+    """A text as it is shown: so far, and with its invisible signs named; and its whole length if that is more, else 0."""
+    named = _INVISIBLE.sub(lambda sign: f"⟨U+{ord(sign[0]):04X}⟩", text[:limit])
+    return (named, 0) if len(text) <= limit else (f"{named} …", len(text))
 
 
 def _questions(run_dir: Path, wanted: Mapping[str, int]) -> dict[str, str]:

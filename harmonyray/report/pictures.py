@@ -35,7 +35,7 @@ def _save(chart: Chart, path: Path) -> Path:
             steps, low, high = zip(*s.band, strict=True)
             axes.fill_between(steps, low, high, color=COLORS[s.color], alpha=0.14, linewidth=0)
     if chart.share:
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.02)
     axes.set_title(chart.title.replace("$", r"\$"), fontsize=11, loc="left")
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=9, length=0)

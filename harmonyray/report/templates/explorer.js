@@ -197,7 +197,7 @@
     close.addEventListener("click", hide);
     const gold = votes[cell[0]].g[cell[1]];
     const detail = byId("detail");
-    detail.replaceChildren(
+    const parts = [
       el("header", {}, heading, close),
       el("pre", { className: "question" }, index.questions[problem] || "(the question was not recorded)"),
       el("p", { className: "gold" }, gold === null ? "No gold answer recorded." : "Gold answer: ", gold === null ? null : el("bdi", {}, el("b", {}, gold))),
@@ -208,7 +208,8 @@
       abstained(cell),
       el("h4", {}, "Responses"),
       el("div", { className: "rollouts", id: "rollouts" }, el("p", { className: "muted" }, "Reading …")),
-    );
+    ];
+    detail.replaceChildren(...parts.filter((part) => part !== null));
     detail.hidden = false;
     detail.scrollTop = 0;
     document.documentElement.classList.add("reading");
