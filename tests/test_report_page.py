@@ -46,7 +46,7 @@ def visit(browser: Any, folder: Path) -> Open:
     def go(page: str = "one/report.html", size: tuple[int, int] = DESK, scheme: str = "light", fragment: str = "") -> Any:
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         browser.get("about:blank")
         browser.get((folder / page).as_uri() + fragment)

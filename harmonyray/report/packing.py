@@ -27,7 +27,7 @@ TEXT_BYTES = 26_000_000  # of all texts, as they stand in the file
 PIECE_CHARS = 1_000_000  # of texts in one piece, before compression
 USED = "used"
 # Control characters, separators that end a paragraph, and what turns the direction of the text around it.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 @dataclass
