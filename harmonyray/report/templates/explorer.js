@@ -284,7 +284,7 @@
       const row = el(
         "tr",
         { className: names ? `${kind} open` : kind },
-        el("th", { scope: "row" }, pick, marks, used.includes(c) ? el("span", { className: "tag" }, "label") : null),
+        el("th", { scope: "row" }, pick, marks, " ", used.includes(c) ? el("span", { className: "tag" }, "label") : null),
         ...counts[c].map((count, v) => frequency(count, samples[v], v)),
         el("td", {}, scores === null || scores[c] === null ? "" : scores[c].toFixed(3)),
       );
