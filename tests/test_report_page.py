@@ -66,7 +66,9 @@ def one(browser: Any, selector: str) -> Any:
 
 
 def texts(browser: Any, selector: str) -> list[str]:
-    return [element.text for element in browser.find_elements("css selector", selector)]
+    """In one go: the page may replace them at any time."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((node) => node.innerText.trim())"
+    return [str(text) for text in browser.execute_script(script, selector)]
 
 
 def press(browser: Any, key: str) -> None:
