@@ -26,6 +26,11 @@ from harmonyray.registry import resolve
 from harmonyray.types import AnswerGroup, GoldAnswer, Problem, Sampling
 from harmonyray.views.audit import audit_views
 
+NOT_PLANNED = (
+    "the plan loads nothing, so it has not looked at the problems and their prompts' lengths, nor at whether the models load and "
+    "fit into memory"
+)
+
 
 def make(kind: str, plugin: Plugin, **arguments: Any) -> Any:
     """The plug-in of a config entry."""
@@ -143,7 +148,7 @@ def make_asks(config: Config, views: Sequence[View]) -> list[Ask]:
     asks = []
     for view, v in zip(views, config.views.values(), strict=True):
         sampling = Sampling(v.max_response_tokens or longest, v.temperature or temperature, v.top_p, v.stop)
-        asks.append(Ask(view, v.num_samples, sampling, v.model is None))
+        asks.append(Ask(view, v.num_samples, sampling, v.model is None, max_prompt_tokens=config.rollout.max_prompt_tokens))
     return asks
 
 
@@ -167,6 +172,14 @@ def check_models(config: Config) -> None:
     own = [view.model for view in config.views.values() if view.model is not None]
     for name in dict.fromkeys([config.model.path, *own]):
         model_path(name)
+
+
+def check_placement(config: Config, learn: bool = True) -> None:
+    """Raises PlacementError, before Ray is started, for a run that a local Ray could never hold."""
+    if config.runtime.type == "ray":
+        from harmonyray.actors.planning import check_room_here
+
+        check_room_here(config, learn)
 
 
 def make_audit(
@@ -209,7 +222,9 @@ def make_evaluator(
     """The evaluator of the named parts: `eval` for the problems that are adapted to, `holdout` for the others."""
     temperature, top_p = config.eval.temperature, config.eval.top_p
     sampling = [replace(ask.sampling, temperature=temperature, top_p=top_p) for ask in make_asks(config, views)]
-    settings = EvalSettings(config.eval.num_samples, sampling, config.seed, config.eval.chunk_problems)
+    settings = EvalSettings(
+        config.eval.num_samples, sampling, config.seed, config.eval.chunk_problems, config.rollout.max_prompt_tokens
+    )
     return Evaluator(parts, gold, views, runtime, grader, settings)
 
 
@@ -252,28 +267,12 @@ def _learner_arguments(config: Config) -> dict[str, Any]:
 def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any]:
     """Constructor arguments of an engine: the model, and how many tokens a prompt and a response may need together."""
     longest = max(ask.sampling.max_tokens for ask in make_asks(config, make_views(config)))
-    staged = any(isinstance(view, StagedView) for view in make_views(config))  # their second prompts hold a draft
-    limit = None if staged else config.rollout.max_prompt_tokens + longest
-    return {**_model_arguments(config, model), "max_tokens": limit}
+    return {**_model_arguments(config, model), "max_tokens": config.rollout.max_prompt_tokens + longest}
 
 
 def plan(config: Config) -> tuple[str, bool]:
     """The table of who would sit where, node by node, with what to do if somebody has no room, and whether everybody has.
-    Starts nothing.
+    Starts nothing."""
+    from harmonyray.actors.planning import plan_run
 
-    With RAY_ADDRESS the live cluster's nodes are looked at, and what others use of them; else this machine.
-    """
-    import os
-
-    from harmonyray.actors.placement import seats, this_machine
-    from harmonyray.actors.plan_report import report
-
-    if os.environ.get("RAY_ADDRESS"):
-        from harmonyray.actors.cluster import cluster, nodes
-
-        with cluster(config.runtime):
-            have = nodes()
-    else:
-        have = [this_machine()]
-    shown = report(seats(config), have, config.placement.strategy)
-    return shown.text, shown.fits
+    return plan_run(config)

@@ -274,11 +274,12 @@ def _data_prepare(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from harmonyray.build import plan
+    from harmonyray.build import NOT_PLANNED, plan
     from harmonyray.config import load_config
 
     table, fits = plan(load_config(args.config, args.overrides))
-    print(table)
+    print(table, flush=True)
+    print(NOT_PLANNED, file=sys.stderr)
     return 0 if fits else 2
 
 

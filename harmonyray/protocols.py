@@ -47,7 +47,8 @@ class View(Protocol):
 class StagedView(View, Protocol):
     """A view that asks twice: `render` asks for a draft (a rewording, say), `follow_up` asks for an answer by way of it.
 
-    Every draft leads to `samples_per_draft` responses. `draft_sampling` says how drafts are sampled, given how responses are.
+    Every draft leads to `samples_per_draft` responses. `draft_sampling` says how drafts are sampled, given how responses are. A
+    draft whose second prompt would be too long counts as an empty text: `follow_up` and `parse_staged` are given that.
     Optional: a view without these is asked once.
     """
 
@@ -155,12 +156,14 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How a view is asked: for how many samples of a problem, sampled how. `trained`: whether the trained model answers."""
+    """How a view is asked: for how many samples of a problem, sampled how. `trained`: whether the trained model answers.
+    `max_prompt_tokens`: what the second prompt of a view that asks twice may have; None: no limit."""
 
     view: View
     num_samples: int
     sampling: Sampling
     trained: bool = True
+    max_prompt_tokens: int | None = None
 
     @property
     def draft_sampling(self) -> Sampling:

@@ -93,7 +93,8 @@ class Rollout:
     sampled), `logprobs` float32[T] the log-probability (nats) of each sampled token under the engine's policy at the
     sampling temperature. `finish_reason` is "stop" or "length". `policy_version` is the one that the first token was drawn
     under; `changed_policy` says that a later one drew the last. `draft` is the rollout whose text `prompt` was made from, in a
-    view that asks twice (see `protocols.StagedView`); several rollouts may share one.
+    view that asks twice (see `protocols.StagedView`); several rollouts may share one. `too_long`: of a draft, whether the prompt
+    made from it would be.
     """
 
     prompt: Prompt
@@ -105,6 +106,12 @@ class Rollout:
     policy_version: int
     draft: Rollout | None = None
     changed_policy: bool = False
+    too_long: bool = False
+
+    @property
+    def used_text(self) -> str:
+        """What is made of a draft: its text, or nothing if the prompt made from that would be too long."""
+        return "" if self.too_long else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +172,15 @@ class Here(Generic[T]):
 class GroupFigures:
     """What is known of a group's N rollouts without their content: `lengths` int[N] in tokens, `truncated` bool[N] (ended by
     the limit), `mixed` bool[N] (begun under one policy version and ended under another), `draft_of` int[N] which of the D
-    drafts each came from (-1: none), `draft_lengths` int[D]. Drafts are numbered by the sample that they first appear at."""
+    drafts each came from (-1: none), `draft_lengths` int[D], `drafts_too_long` bool[D] (for a second prompt). Drafts are numbered
+    by the sample that they first appear at."""
 
     lengths: IntArray
     truncated: BoolArray
     mixed: BoolArray
     draft_of: IntArray
     draft_lengths: IntArray
+    drafts_too_long: BoolArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ PURE_MODULES = (
     "evaluate",
     "measures",
     "eval_report",
+    "result_table",
 )
 MAY_USE_TORCH = (
     *(f"harmonyray.algos.losses.{name}" for name in ("ppo_clip", "gspo", "cispo", "truncated_is")),
@@ -151,11 +152,13 @@ LAYERS = [
         "manifest",
         "tracking",
         "console",
+        "result_table",
         "eval_report",
     },
     {"build"},
     {
         "run",
+        "recovery",
         "run_eval",
         "rundir",
         "listing",
