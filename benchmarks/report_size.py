@@ -21,7 +21,7 @@ from reporting import give_out
 
 from harmonyray.config import load_config
 from harmonyray.ledger import Mark, take_ledger, write_ledger
-from harmonyray.report import run_report
+from harmonyray.report.reporting import run_report
 from harmonyray.selectors import select_many
 from harmonyray.types import AnswerGroup, Judgement
 

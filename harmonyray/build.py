@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.guard import Guard
 from harmonyray.guarding import Event, Watch
 from harmonyray.problems.holdout import split_holdout
-from harmonyray.protocols import Ask, Grader, StagedView, View
+from harmonyray.protocols import Ask, Grader, StagedView, View, token_statistics
 from harmonyray.registry import resolve
-from harmonyray.types import AnswerGroup, GoldAnswer, Problem, Sampling
+from harmonyray.scoring import scored
+from harmonyray.types import AnswerGroup, Collected, GoldAnswer, Problem, Sampling
 from harmonyray.views.audit import audit_views
 
 NOT_PLANNED = (
@@ -55,10 +57,16 @@ def split_parts(config: Config, problems: Sequence[Problem]) -> dict[str, list[P
     return {"eval": adapted, "holdout": held_out}
 
 
+def uses_gold(config: Config) -> bool:
+    """Whether gold answers reach the method."""
+    uses: bool = resolve("methods", config.method.type).needs_gold
+    return uses
+
+
 def check_gold(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
     """Raises ConfigError if the method needs gold answers that are not there."""
     missing = [p.id for p in problems if p.id not in gold]
-    if missing and resolve("methods", config.method.type).needs_gold:
+    if missing and uses_gold(config):
         raise ConfigError(
             f"'method.type' {config.method.type} needs a gold answer for every problem; {len(missing)} of {len(problems)} have "
             f"none, {missing[0]!r} for one: add the answers to the problem source, or use a label-free method"
@@ -137,8 +145,7 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
 
 def make_method(config: Config, grader: Grader, gold: Mapping[str, GoldAnswer]) -> Any:
     """The method; gold answers reach it only if it declares `needs_gold`."""
-    needs_gold = resolve("methods", config.method.type).needs_gold
-    context = MethodContext(tuple(config.views), grader, gold if needs_gold else {})
+    context = MethodContext(tuple(config.views), grader, gold if uses_gold(config) else {})
     return make("methods", config.method, context=context)
 
 
@@ -146,9 +153,10 @@ def make_asks(config: Config, views: Sequence[View]) -> list[Ask]:
     """How each view is asked in training, [V]."""
     longest, temperature = config.rollout.max_response_tokens, config.rollout.temperature
     asks = []
-    for view, v in zip(views, config.views.values(), strict=True):
+    for i, (view, v) in enumerate(zip(views, config.views.values(), strict=True)):
         sampling = Sampling(v.max_response_tokens or longest, v.temperature or temperature, v.top_p, v.stop)
-        asks.append(Ask(view, v.num_samples, sampling, v.model is None, max_prompt_tokens=config.rollout.max_prompt_tokens))
+        cut = i > 0 and config.objective.first_view_mask
+        asks.append(Ask(view, v.num_samples, sampling, v.model is None, cut, config.rollout.max_prompt_tokens))
     return asks
 
 
@@ -205,10 +213,15 @@ def make_audit(
     return audit
 
 
+def make_score(method: Any, runtime: Any, asks: Sequence[Ask]) -> Callable[[Collected], Collected]:
+    """The loop's `score`: what the method asks the learner for, nothing for one that asks nothing."""
+    statistics = token_statistics(method)
+    return partial(scored, runtime, asks, statistics) if statistics else lambda collected: collected
+
+
 def make_watch(config: Config, store: CheckpointStore, tell: Callable[[Event], None]) -> Watch:
     """The loop's `guard`."""
-    voted = not resolve("methods", config.method.type).needs_gold
-    return Watch(Guard(config.guard, list(config.views), voted), config.guard, store, tell)
+    return Watch(Guard(config.guard, list(config.views), voted=not uses_gold(config)), config.guard, store, tell)
 
 
 def make_evaluator(
@@ -268,6 +281,22 @@ def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any
     """Constructor arguments of an engine: the model, and how many tokens a prompt and a response may need together."""
     longest = max(ask.sampling.max_tokens for ask in make_asks(config, make_views(config)))
     return {**_model_arguments(config, model), "max_tokens": config.rollout.max_prompt_tokens + longest}
+
+
+@contextmanager
+def open_room(config: Config) -> Iterator[Any]:
+    """Where runs of this kind find room: the cluster of RAY_ADDRESS or a local Ray that they share, or this machine's cores.
+
+    Raises PlacementError if there is no Ray to be had.
+    """
+    from harmonyray.actors.admission import ClusterRoom, MachineRoom
+    from harmonyray.actors.cluster import cluster
+
+    if config.runtime.type == "in_process":
+        yield MachineRoom()
+        return
+    with cluster(config.runtime):
+        yield ClusterRoom()
 
 
 def plan(config: Config) -> tuple[str, bool]:

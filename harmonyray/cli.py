@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonyray.errors import ConfigError, HarmonyrayError
+from harmonyray.report.arguments import add_report
+from harmonyray.sweep.arguments import add_sweep
 
 INTERRUPTED = 130
 STDOUT = 1  # the file descriptor
@@ -101,12 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(plan)
     plan.set_defaults(verb=_plan)
 
-    report = verbs.add_parser(
-        "report", help="write a run, or several side by side, as one HTML page with an explorer of the votes"
-    )
-    report.add_argument("target", metavar="RUN_DIR|SWEEP_DIR|MLFLOW_RUN_ID", help="what to report; the page is written into it")
-    report.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    report.set_defaults(verb=_report)
+    add_report(verbs)
+    add_sweep(verbs)
 
     vote = verbs.add_parser("vote", help="turn recorded answers into pseudo-labels, without a model")
     _vote_arguments(vote)
@@ -281,14 +279,6 @@ def _plan(args: argparse.Namespace) -> int:
     print(table, flush=True)
     print(NOT_PLANNED, file=sys.stderr)
     return 0 if fits else 2
-
-
-def _report(args: argparse.Namespace) -> int:
-    from harmonyray.report import describe_report, run_report
-
-    summary = run_report(args.target)
-    print(json.dumps(summary) if args.json else describe_report(summary))
-    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False} 
 SHOWN_IDS = 5
 LINE_S = 10.0  # least time between two lines of progress in a file
 SUMMARY_TEXT = "summary.txt"
-PHASES = ("generate", "grade", "learn", "sync", "eval")
+PHASES = ("generate", "score", "grade", "learn", "sync", "eval")
 
 
 class Reporter:
@@ -163,7 +163,7 @@ class Reporter:
         self.close()
         table = result_table(config, summary, rows)
         lines = [*(described(event) for event in summary["guard"]), *_closing_lines(config, summary, uri)]
-        if rows and not any(row["consensus/coverage"] for row in rows):
+        if rows and not any(row["consensus/coverage"] for row in rows) and all(row["train/skipped"] for row in rows):
             lines.insert(
                 0,
                 "No problem got a pseudo-label in any step (coverage 0): no answer was common enough in the views "

@@ -15,7 +15,7 @@ from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError, RunError
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
 from harmonyray.rollouts import Place, Tally, keep, prompt_lengths, serve
-from harmonyray.types import FailedAttempt, Failure, GroupRows, Problem, ProblemRollouts, UpdateReport
+from harmonyray.types import FailedAttempt, Failure, FloatArray, GroupRows, Problem, ProblemRollouts, UpdateReport
 
 CLOSE_S = 5.0  # longest wait for a thread that samples
 
@@ -78,6 +78,11 @@ class InProcessRuntime:
 
     def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
         """Nothing: here nobody has time to spare."""
+
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        assert self.learner is not None
+        scored: Mapping[str, FloatArray] = self.learner.score(fill_batch(plan), statistics)
+        return scored
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         assert self.learner is not None

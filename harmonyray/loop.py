@@ -45,6 +45,8 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     with clock("sync"):
                         row |= _named("sync", p.runtime.sync())
                     coming = beside.submit(collect_step, p, step + 1, None if p.syncs_in_flight else p.runtime.engine_version)
+                with clock("score"):
+                    got = p.score(got)
                 with clock("grade"):
                     row |= p.audit(got.groups)
                     judgements = p.method.judge(got.groups, step)

@@ -53,6 +53,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "methods": {
         "self_harmony": "harmonyray.algos.self_harmony:SelfHarmony",
         "majority_vote": "harmonyray.algos.majority_vote:MajorityVote",
+        "co_reward": "harmonyray.algos.co_reward:CoReward",
+        "intuitor": "harmonyray.algos.intuitor:Intuitor",
+        "rent": "harmonyray.algos.rent:Rent",
+        "empo": "harmonyray.algos.empo:Empo",
+        "self_certainty_vote": "harmonyray.algos.self_certainty_vote:SelfCertaintyVote",
         "ground_truth": "harmonyray.algos.ground_truth:GroundTruth",
     },
     "rewards": {

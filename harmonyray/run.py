@@ -68,6 +68,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
+            mlflow.log_tag("uses_gold", str(build.uses_gold(config)).lower())
             outcome = _train(config, start, problems, gold, mlflow, reporter)
             if outcome.last_step < config.steps and outcome.pause is None:
                 raise KeyboardInterrupt
@@ -136,6 +137,7 @@ def _train(
             runtime=runtime,
             grader=grader,
             audit=build.make_audit(config, method, reporter.degenerate),
+            score=build.make_score(method, runtime, asks),
             method=method,
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,

@@ -59,7 +59,7 @@ class Clock:
     """Seconds spent in named phases: `with clock("learn"): ...` adds to `seconds["time/learn_s"]`."""
 
     def __init__(self) -> None:
-        self.seconds = {f"time/{name}_s": 0.0 for name in ("step", "generate", "grade", "learn", "sync", "eval")}
+        self.seconds = {f"time/{name}_s": 0.0 for name in ("step", "generate", "score", "grade", "learn", "sync", "eval")}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -31,7 +31,8 @@ def row(step: int, coverage: float = 0.5, **changes: float) -> dict[str, float]:
         "rollout/solver/answered": 1.0,
         "rollout/reframer/answered": 1.0,
         "runtime/restarts": 0.0,
-        **{f"time/{name}_s": 0.2 for name in ("step", "generate", "grade", "learn", "sync", "eval")},
+        **{f"time/{name}_s": 0.2 for name in ("step", "generate", "score", "grade", "learn", "sync", "eval")},
+        "train/skipped": float(not coverage),
     }
     if coverage:
         base["consensus/label_accuracy"] = step / 10
@@ -158,6 +159,8 @@ def test_a_run_that_trained_nothing_says_so(config: Config, tmp_path: Path, cove
     for r in rows:
         reporter.step(r)
     assert ("nothing was trained" in reporter.finish(config, SUMMARY, rows, "")) == said
+    unlabelled = [r | {"train/skipped": 0.0} for r in rows]  # a method that goes by no labels
+    assert "nothing was trained" not in reporter.finish(config, SUMMARY, unlabelled, "")
 
 
 def drive(reporter: Reporter, config: Config, tmp_path: Path) -> None:

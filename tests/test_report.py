@@ -15,12 +15,13 @@ from run_helpers import small_run
 
 from harmonyray.cli import main
 from harmonyray.errors import ReportError
-from harmonyray.report import describe_report, packing, run_report
+from harmonyray.report import packing
 from harmonyray.report.charts import Chart, Series, run_charts
 from harmonyray.report.comparing import name_runs
 from harmonyray.report.packing import pack_run, spread
 from harmonyray.report.page import FOLDER
 from harmonyray.report.reading import read_run
+from harmonyray.report.reporting import describe_report, run_report
 from harmonyray.report.svg import hover_data, scale_of, tick_step, ticks
 
 

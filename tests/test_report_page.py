@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from report_helpers import SHOWN, make_run, screenshots
 
-from harmonyray.report import run_report
+from harmonyray.report.reporting import run_report
 
 pytestmark = [
     pytest.mark.slow,

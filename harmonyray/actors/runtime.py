@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from harmonyray.config import Config
 from harmonyray.errors import LearnerLostError, RunError, WeightSyncError, first_line
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
 from harmonyray.rollouts import Tally
-from harmonyray.types import FailedAttempt, GroupRows, Problem, ProblemRollouts, UpdateReport
+from harmonyray.types import FailedAttempt, FloatArray, GroupRows, Problem, ProblemRollouts, UpdateReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +137,29 @@ class RayRuntime:
         for replica, own in dealt(tally, tally.places(), self.replicas):
             replica.handle.prepare.remote([tally.want(place) for place in own])
 
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        with self._learner_alone():
+            scored: Mapping[str, FloatArray] = self._learn("score", plan, statistics)
+        return scored
+
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
-        """Engines that sit with the learner sleep meanwhile; one that dies meanwhile gets the new weights, not the old."""
+        """An engine that dies meanwhile gets the new weights, not the old."""
         self._verify()  # the learner's checksum is that of the weights before
+        with self._learner_alone():
+            report: UpdateReport = self._learn("update", plan, step)
+            self.policy_version = report.policy_version
+        return report
+
+    @contextmanager
+    def _learner_alone(self) -> Iterator[None]:
+        """While the learner computes: engines that sit with it sleep, and none is replaced."""
         with self._changing:
             beside = [r for r in self.replicas if r.group.colocated and not r.dead]
             self._tell(beside, "sleep")
-            report: UpdateReport = self._learn("update", plan, step)
-            self.policy_version = report.policy_version
+            yield
             if beside:
                 self._learn("free_cache")
             self._tell(beside, "wake")
-        return report
 
     def sync(self) -> dict[str, float]:
         """Replaces dead engines, and broadcasts the learner's weights until every engine has acknowledged them; those that

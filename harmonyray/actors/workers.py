@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from harmonyray.rollouts import Want, figures, prompt_lengths, serve
 from harmonyray.types import (
     AnswerGroup,
     Failure,
+    FloatArray,
     GroupFigures,
     GroupRows,
     Here,
@@ -197,6 +198,13 @@ class LearnerWorker:
     def sent_checksums(self) -> list[int]:
         """By group, of what `send` sent. To be called before the next update."""
         return [each.sent_checksum() for each in self.senders]
+
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        """Fetches the rollouts of the plan and scores them, row by row. Raises RolloutsLostError."""
+        batch = fill_batch(plan)
+        with _told_apart():
+            scored: Mapping[str, FloatArray] = self.learner.score(batch, statistics)
+        return scored
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""
