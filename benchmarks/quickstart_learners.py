@@ -2,12 +2,14 @@
 
     python benchmarks/quickstart_learners.py --seeds 0 1 2 --out benchmarks/results
 
-Every run is a `harmonyray train quickstart` of its own on actors, one after the other.
+Every run is a `harmonyray train quickstart` of its own on actors, one after the other; with `--earlier` a long list of seeds may
+be split over several calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -60,8 +62,11 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="folder for quickstart_learners.{json,md}")
+    parser.add_argument(
+        "--earlier", type=Path, nargs="*", default=[], help="JSON files of earlier calls, whose runs are put first"
+    )
     args = parser.parse_args()
-    results = []
+    results: list[dict[str, Any]] = [run for path in args.earlier for run in json.loads(path.read_text())["results"]]
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             for name in args.runs:

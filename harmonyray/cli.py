@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonyray.errors import ConfigError, HarmonyrayError
+from harmonyray.report.arguments import add_report
 from harmonyray.sweep.arguments import add_sweep
 
 INTERRUPTED = 130
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(plan)
     plan.set_defaults(verb=_plan)
 
+    add_report(verbs)
     add_sweep(verbs)
 
     vote = verbs.add_parser("vote", help="turn recorded answers into pseudo-labels, without a model")

@@ -39,6 +39,10 @@ class TrackingError(UserError):
     """An MLflow store that cannot be used: unknown scheme, no server, a damaged database."""
 
 
+class ReportError(UserError):
+    """Nothing that a report could be made of: no run there, or one whose records cannot be read."""
+
+
 class RunError(HarmonyrayError):
     """A run that cannot go on; its directory stays usable."""
 

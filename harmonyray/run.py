@@ -17,6 +17,7 @@ from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import SUMMARY_TEXT, Reporter
 from harmonyray.errors import CheckpointError, CollapseError
+from harmonyray.eval_report import versions
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Event, described
 from harmonyray.parts import Parts
@@ -24,14 +25,14 @@ from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.recovery import train_through
 from harmonyray.result_table import LABEL_WINDOW
-from harmonyray.rundir import SUMMARY, Start, flat, keep_batch, open_run, write_text
-from harmonyray.tracking import MlflowRun, RunTracker, read_metrics
+from harmonyray.rundir import RECORD, SUMMARY, Start, flat, keep_batch, open_run, write_text
+from harmonyray.tracking import RUN_DIR_TAG, MlflowRun, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
 
 Gold = Mapping[str, GoldAnswer]
 
-ARTIFACTS = ("metrics.jsonl", "failed.jsonl", SUMMARY, SUMMARY_TEXT, "rollouts", "ledger")
+ARTIFACTS = ("metrics.jsonl", "failed.jsonl", RECORD, SUMMARY, SUMMARY_TEXT, "rollouts", "ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ def _train(
         run_id = mlflow.run_id
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
-        start.record(mlflow_run_id=run_id)
+        start.record(mlflow_run_id=run_id, versions=versions())
+        mlflow.log_tag(RUN_DIR_TAG, str(start.run_dir.resolve()))
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
         before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)

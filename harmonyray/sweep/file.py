@@ -29,6 +29,10 @@ Values = Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
 
 
+def _keys(overrides: list[str]) -> set[str]:
+    return {item.partition("=")[0] for item in overrides}
+
+
 class SweepFile(Section):
     """A sweep. Its trials are all cells x all points of the grid x all seeds."""
 
@@ -50,9 +54,13 @@ class SweepFile(Section):
 
     @model_validator(mode="after")
     def _one_place_each(self) -> SweepFile:
-        for label, overrides in self.cells.items():
-            if both := sorted({item.partition("=")[0] for item in overrides} & self.grid.keys()):
-                raise ValueError(f"{both[0]!r} is set by cell {label!r} and by the grid: leave it to one of them")
+        cells = {f"cell {label!r}": _keys(overrides) for label, overrides in self.cells.items()}
+        for place, keys in cells.items():
+            if both := sorted(keys & self.grid.keys()):
+                raise ValueError(f"{both[0]!r} is set by {place} and by the grid: leave it to one of them")
+        for place, keys in {"overrides": _keys(self.overrides), "the grid": set(self.grid), **cells}.items():
+            if own := sorted(keys & {"name", "seed"}):
+                raise ValueError(f"{own[0]!r} is set by {place}: a trial's name is the sweep's, its seed one of 'seeds'")
         return self
 
 

@@ -82,6 +82,7 @@ def test_only_a_method_that_declares_it_reads_gold(tmp_path: Path) -> None:
         ({"cells": {"a": ["method.tpye=x"]}}, "base quickstart + overrides + cells.'a': unknown option 'method.tpye'"),
         ({"grid": {"learner.lr": [0.1, -1]}}, "base quickstart + overrides + grid at lr=-1: bad value for 'learner.lr'"),
         ({"grid": {"steps": [1]}, "cells": {"a": ["steps=2"]}}, "'steps' is set by cell 'a' and by the grid"),
+        ({"cells": {"a": ["seed=5"]}}, "'seed' is set by cell 'a': a trial's name is the sweep's, its seed one of 'seeds'"),
         ({"cells": {"a b": [], "a_b": []}}, "cells 'a b' and 'a_b' would share the directory 'a_b-seed0': rename one"),
         ({"measure": "eval/sovler/greedy"}, "none of its evaluations' measures: did you mean 'eval/solver/greedy'"),
         ({"cells": {"a": [], "b": ["runtime.type=ray"]}}, "some trials have runtime.type ray and others in_process"),
