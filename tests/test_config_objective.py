@@ -53,7 +53,6 @@ REFUSED = [
     (["objective.entropy.band.low=1"], "missing option 'objective.entropy.band.high'"),
     (["learner.kl_coef=0.1"], "unknown option 'learner.kl_coef'"),
     (["loss.clip=0.2"], "unknown option 'loss.clip'.*clip_"),
-    (["rollout.lag=1", "objective.importance.type=none", "loss.type=gspo"], "objective.importance.type=truncate"),
     (["objective.importance.low=0.9"], "'objective.importance.low' belongs to type mask"),
     (["loss.type=gspo"], "every such loss is the same: set objective.importance.type=none"),
     (["loss.clip_high=0.3"], "every such loss is the same: set objective.importance.type=none"),
