@@ -39,6 +39,10 @@ class TrackingError(UserError):
     """An MLflow store that cannot be used: unknown scheme, no server, a damaged database."""
 
 
+class ReportError(UserError):
+    """Nothing that a report could be made of: no run there, or one whose records cannot be read."""
+
+
 class RunError(HarmonyrayError):
     """A run that cannot go on; its directory stays usable."""
 
@@ -65,6 +69,18 @@ class RolloutsLostError(RunError):
 
 class CheckpointError(RunError):
     """A checkpoint that cannot be written (a full disk), or that is missing, incomplete or altered."""
+
+
+class LearnerLostError(RunError):
+    """The learner's process, or one of its ranks, is gone or hangs; what it had learned since the last checkpoint is lost."""
+
+
+class RankLostError(RunError):
+    """A rank of the learner that waited for another in vain."""
+
+
+class NotFiniteError(RunError):
+    """Too many updates in a row whose gradients were not finite; the learner is as it was before them."""
 
 
 class CollapseError(RunError):

@@ -13,6 +13,7 @@ import numpy as np
 
 from harmonyray.collect import collect
 from harmonyray.errors import RunError
+from harmonyray.ledger import Mark
 from harmonyray.measures import Scores, flat_metrics, labels_right, score_problems
 from harmonyray.protocols import Ask, Grader, Sampler, View
 from harmonyray.types import (
@@ -31,12 +32,13 @@ from harmonyray.types import (
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
     """Sampling of an evaluation: k samples per problem and view at `sampling` [V], and one greedy response; `chunk_problems`
-    problems at once."""
+    problems at once; `max_prompt_tokens` as in `protocols.Ask`."""
 
     num_samples: int
     sampling: Sequence[Sampling]
     seed: int
     chunk_problems: int
+    max_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,21 +132,30 @@ class Evaluator:
             progress(done, total)
         return out
 
+    def mark(self, judgements: Sequence[Judgement]) -> list[Mark | None]:
+        """Which clusters of each problem equal its gold answer, [P]; None for a problem without one."""
+        right = iter(self._right([j.group for j in judgements if j.group.problem_id in self.gold]))
+        golds = [self.gold.get(j.group.problem_id) for j in judgements]
+        return [None if gold is None else Mark(gold.text, next(right)) for gold in golds]
+
     def label_metrics(
-        self, judgements: Sequence[Judgement], verdicts: Mapping[str, Sequence[Consensus]] | None = None
+        self,
+        judgements: Sequence[Judgement],
+        marks: Sequence[Mark | None],
+        verdicts: Mapping[str, Sequence[Consensus]] | None = None,
     ) -> dict[str, float]:
-        """How right the pseudo-labels were, of the problems that have a gold answer; empty without any.
+        """How right the pseudo-labels were, of the problems that have a gold answer (`marks` [P] of `mark`); empty without any.
 
         `label_accuracy` is over labelled problems (left out when there are none), `upper_bound` the share of problems with
         any right sample, `majority_label_accuracy` what majority voting over the first view's samples would have scored on the
         labelled problems.
         `selectors/{name}/label_accuracy` is what the `verdicts` [P] of another selector would have scored, over its own labels.
         """
-        places = [i for i, j in enumerate(judgements) if j.group.problem_id in self.gold]
-        if not places:
+        marked = [(i, mark.right) for i, mark in enumerate(marks) if mark is not None]
+        if not marked:
             return {}
+        places, right = [i for i, _ in marked], [r for _, r in marked]
         known = [judgements[i] for i in places]
-        right = self._right([j.group for j in known])
         chosen = {"consensus": [j.consensus for j in judgements]}
         chosen |= {f"selectors/{name}": list(made) for name, made in (verdicts or {}).items()}
         labelled = [(j.group, r) for j, r in zip(known, right, strict=True) if j.consensus.label[0] is not None]
@@ -184,7 +195,8 @@ class Evaluator:
         settings = self.settings
         num_samples = 1 if greedy else settings.num_samples
         sampling = [replace(s, temperature=0, top_p=1.0) for s in settings.sampling] if greedy else settings.sampling
-        asks = [Ask(view, num_samples, s) for view, s in zip(self.views, sampling, strict=True)]
+        longest = settings.max_prompt_tokens
+        asks = [Ask(view, num_samples, s, max_prompt_tokens=longest) for view, s in zip(self.views, sampling, strict=True)]
         got = collect(self.sampler, self.grader, asks, problems, policy_version, (settings.seed, "eval"))
         if got.failed:
             self._failure = f"problem {got.failed[-1].problem_id!r}, view {got.failed[-1].view!r}: {got.failed[-1].reason}"

@@ -193,7 +193,7 @@ def test_options_of_the_old_type_do_not_stop_the_new_one(tmp_path: Path) -> None
     assert config.method.options.copy_penalty == 0.5
     assert config.method.options.selector.model_dump() == {"type": "harmonic", "weights": [2, 1]}
     majority = load_config(str(tmp_path / "first.yaml"), ["method.type=majority_vote"])
-    assert majority.method.options.model_dump() == {}
+    assert majority.method.options.model_dump() == {"num_trained": None}
 
 
 def test_the_same_type_keeps_its_options(tmp_path: Path) -> None:

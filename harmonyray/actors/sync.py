@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from harmonyray.actors.learner_group import Asked, LearnerGroup
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.transports import WeightEnd, plan_groups
@@ -24,18 +25,18 @@ class _Checksums:
     """A broadcast whose checksums are still computed: the learner's by group, and each engine's name, group and own."""
 
     version: int
-    sent: Any
+    sent: Asked
     held: list[tuple[str, int, Any]]
 
 
 class WeightSync:
-    """Broadcasts from `learner` (an actor that has started) to engine actors."""
+    """Broadcasts from the learner's rank 0 to engine actors; the learner has started."""
 
-    def __init__(self, pool: ActorPool, learner: Any, sync_config: SyncConfig) -> None:
+    def __init__(self, pool: ActorPool, learner: LearnerGroup, sync_config: SyncConfig) -> None:
         self.pool, self.learner, self.sync_config = pool, learner, sync_config
-        self.weight_specs = learner.weight_specs.remote()
-        self.host, self.port = pool.get(learner.address.remote())
-        self._end: WeightEnd = pool.get(learner.weight_end.remote())
+        self.weight_specs = learner.handles[0].weight_specs.remote()
+        self.host, self.port = learner.call("address")
+        self._end: WeightEnd = learner.call("weight_end")
         self._group_number = 0
         self._joined: list[Any] = []  # the handles that are in the present groups
         self._asked: dict[str, Any] = {}  # the latest call to each engine, by the replica's name
@@ -66,8 +67,7 @@ class WeightSync:
             self._join(replicas)
         acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
         self._asked = {r.name: ack for r, ack in zip(replicas, acks, strict=True)}
-        sending = self.learner.send.remote(self.weight_specs, self._bucket_bytes)
-        version, num_bytes = self.pool.get(sending, "the learner")
+        version, num_bytes = self.learner.call("send", self.weight_specs, self._bucket_bytes)
         self._check_in_time(list(self._asked), acks, "load them")
         self._joined = engines
         for replica, held in zip(replicas, self.pool.get(acks), strict=True):
@@ -78,7 +78,7 @@ class WeightSync:
                 )
         held = [(r.name, self._group_of[r.name], r.handle.held_checksum.remote()) for r in replicas]
         self._asked = {name: ref for name, _, ref in held}
-        self._unverified = _Checksums(version, self.learner.sent_checksums.remote(), held)
+        self._unverified = _Checksums(version, self.learner.ask("sent_checksums"), held)
         return int(num_bytes)
 
     def verify(self) -> None:
@@ -92,7 +92,7 @@ class WeightSync:
             due, self._unverified = self._unverified, None
             if due is None:
                 return
-            sent = self.pool.get(due.sent, "the learner")
+            sent = self.learner.result(due.sent)
             self._check_in_time([name for name, _, _ in due.held], [ref for _, _, ref in due.held], "say their checksum")
             for name, group, ref in due.held:
                 try:
@@ -122,7 +122,7 @@ class WeightSync:
             self._group_of |= dict.fromkeys(group.first_ranks, len(specs) - 1)
             self._changes_at_once |= set(group.first_ranks) if group.transport in ("vllm_nccl", "ipc") else set()
             self._asked |= {engine: by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()}
-        self.pool.get([self.learner.join.remote(specs), *self._asked.values()])
+        self.pool.get([self.learner.handles[0].join.remote(specs), *self._asked.values()])
 
     def _check_in_time(self, names: Sequence[str], refs: Sequence[Any], what: str) -> None:
         """Every engine has every byte: now each does something with them. Raises WeightSyncError for those that do not."""
