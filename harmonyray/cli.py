@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harmonyray.cli_track import add_track
 from harmonyray.errors import ConfigError, HarmonyrayError
 
 INTERRUPTED = 130
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     data = verbs.add_parser("data", help="problem sets as files of one form")
     _data_arguments(data)
+    add_track(verbs)
 
     doctor = verbs.add_parser("doctor", help="check this machine and say what to do about each finding")
     doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")

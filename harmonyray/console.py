@@ -127,9 +127,12 @@ class Reporter:
         self.close()
         self.err.print(f"stopped; go on with the same command and --run-dir {run_dir} --resume")
 
+    def tell(self, words: str) -> None:
+        self.err.print(words)
+
     def tracking_errors(self, errors: Sequence[str]) -> None:
         for error in errors:
-            self.err.print(f"MLflow did not take a record (metrics.jsonl has it): {error}")
+            self.tell(error)
 
     def close(self) -> None:
         if self.progress is not None:
@@ -240,9 +243,16 @@ def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list
         f"        cat {run_dir}/summary.txt",
         f"model   {run_dir}/model",
         *evaluate,
-        f"MLflow  run {summary['mlflow_run_id']}",
-        f"        {_tool('mlflow')} ui --backend-store-uri {uri}",
+        *_where_in_mlflow(run_dir, summary["mlflow_run_id"], uri),
     ]
+
+
+def _where_in_mlflow(run_dir: str, run_id: str | None, uri: str) -> list[str]:
+    if run_id is None:
+        return [f"MLflow  not reached at {uri}", f"        {_tool('harmonyray')} {shlex.join(['track', 'sync', run_dir])}"]
+    if uri.startswith(("http://", "https://")):
+        return [f"MLflow  run {run_id}", f"        {uri}"]
+    return [f"MLflow  run {run_id}", f"        {_tool('mlflow')} ui --backend-store-uri {uri}"]
 
 
 def _tool(name: str) -> str:

@@ -18,11 +18,13 @@ from harmonyray.errors import CheckpointError
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Event, TurnBack, described
 from harmonyray.loop import train
+from harmonyray.mlflow_run import MlflowRun
+from harmonyray.outbox import Place
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.rundir import Start, flat, open_run, write_text
-from harmonyray.tracking import MlflowRun, RunTracker, read_metrics
+from harmonyray.tracking import RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
 
@@ -45,8 +47,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     with open_run(config, run_dir, resume) as start:
         reporter.start(config, start.run_dir, start.first_step, len(problems))
         reporter.refused(start.refused, start.first_step - 1)
-        uri, artifacts = tracking_place(config, start.run_dir)
-        mlflow = MlflowRun(uri, artifacts, config.tracking.experiment, start.run_dir.name, start.state.get("mlflow_run_id"))
+        mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell)
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
@@ -56,7 +57,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
             summary = _summary(start.run_dir, mlflow.run_id, last, before, time.perf_counter() - begun)
             summary["guard"] = events
             write_text(start.run_dir / "summary.json", json.dumps(summary))
-            closing = (config, summary, read_metrics(start.run_dir), uri)
+            closing = (config, summary, read_metrics(start.run_dir), mlflow.uri)
             write_text(start.run_dir / "summary.txt", Reporter(quiet=True).finish(*closing))
             status = "FINISHED"  # whatever becomes of the printing: nobody may be reading
             reporter.finish(*closing)
@@ -92,6 +93,7 @@ def _train(
         run_id = mlflow.run_id
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
+        mlflow.keep()
         start.record(mlflow_run_id=run_id)
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
@@ -205,16 +207,19 @@ def _evaluated_before(start: Start, evaluator: Evaluator, policy_version: int, m
     return before
 
 
-def tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
-    """The MLflow store of what a directory holds: URI, and where artifacts go if that is ours to say."""
-    uri = config.tracking.uri
-    if uri is not None:  # a server keeps artifacts itself; beside a database file they stay with it
-        return uri, Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
-    root = run_dir.resolve().parent
-    return f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts"
+def tracking_place(config: Config, run_dir: Path) -> Place:
+    """The MLflow store of what a directory holds."""
+    uri, beside = config.tracking.uri, run_dir.resolve().parent
+    if uri is None:
+        uri = f"sqlite:///{beside / 'mlflow.db'}"
+    elif not uri.startswith("sqlite:///"):
+        return Place(uri, None, config.tracking.experiment)  # a server keeps artifacts itself
+    else:
+        beside = Path(uri.removeprefix("sqlite:///")).resolve().parent
+    return Place(uri, (beside / "mlartifacts").as_uri(), config.tracking.experiment)
 
 
-def _summary(run_dir: Path, run_id: str, steps: int, before: Mapping[str, float], seconds: float) -> dict[str, Any]:
+def _summary(run_dir: Path, run_id: str | None, steps: int, before: Mapping[str, float], seconds: float) -> dict[str, Any]:
     rows = read_metrics(run_dir)
     after = evaluation(rows[-1]) if rows else {}
     labels = [r["consensus/label_accuracy"] for r in rows[-LABEL_WINDOW:] if "consensus/label_accuracy" in r]

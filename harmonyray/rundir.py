@@ -17,6 +17,7 @@ from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError
 from harmonyray.guard import START_STEPS
+from harmonyray.lines import write_text
 from harmonyray.tracking import rewind
 
 MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "guard", "checkpoint", "tracking"}
@@ -54,7 +55,7 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
             raise ConfigError("--resume needs the run to go on with: give --run-dir DIR")
         if not (run_dir / "config.yaml").is_file():
             raise ConfigError(f"--resume: '{run_dir}' is not a run directory (it has no config.yaml); start one without --resume")
-        with _held(run_dir):
+        with held(run_dir):
             yield _take_up(config, run_dir)
         return
     is_ours = run_dir is None or not run_dir.exists()
@@ -63,7 +64,7 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
     elif run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"'{run_dir}' already exists and is not a directory: give another --run-dir")
     _make_directory(run_dir)
-    with _held(run_dir), _gone_if_empty(run_dir) if is_ours else nullcontext():
+    with held(run_dir), _gone_if_empty(run_dir) if is_ours else nullcontext():
         if any(run_dir.iterdir()):
             raise ConfigError(
                 f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it"
@@ -88,13 +89,6 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         out |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return out
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one go: a full disk or a crash leaves the old one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _take_up(config: Config, run_dir: Path) -> Start:
@@ -125,7 +119,7 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _held(run_dir: Path) -> Iterator[None]:
+def held(run_dir: Path) -> Iterator[None]:
     """The directory to ourselves; the lock goes with the process. Raises ConfigError if another process has it."""
     handle = os.open(run_dir, os.O_RDONLY)
     try:

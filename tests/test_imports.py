@@ -131,7 +131,7 @@ def test_public_names_resolve_and_others_do_not() -> None:
 
 # Lower numbers must not import higher ones; equal ones may. `protocols` are interfaces over `types` alone, so all may use it.
 LAYERS = [
-    {"types", "errors", "seeding", "protocols"},
+    {"types", "errors", "seeding", "protocols", "lines"},
     {"registry", "overrides"},
     {"config", "config_checks", "config_files", "config_objective", "config_sections"},
     {"answers", "views", "selectors", "algos", "problems", "rollouts", "measures"},
@@ -150,12 +150,29 @@ LAYERS = [
         "checkpoint",
         "manifest",
         "tracking",
+        "outbox",
+        "mlflow_store",
+        "mlflow_run",
         "console",
         "eval_report",
     },
     {"build"},
-    {"run", "run_eval", "rundir", "listing", "doctor", "records", "ballots", "vote", "vote_report", "grade", "data", "export"},
-    {"cli", "__main__"},
+    {
+        "run",
+        "run_eval",
+        "rundir",
+        "listing",
+        "doctor",
+        "records",
+        "ballots",
+        "vote",
+        "vote_report",
+        "grade",
+        "data",
+        "export",
+        "track_sync",
+    },
+    {"cli", "cli_track", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
@@ -165,7 +182,7 @@ ONLY = {
     "vllm": {"engines"},
     "deepspeed": {"learners"},
     "transformers": {"engines", "learners"},
-    "mlflow": {"tracking", "doctor", "report", "sweep"},
+    "mlflow": {"mlflow_store", "doctor", "report", "sweep"},
     "datasets": {"problems"},
     "math_verify": {"answers"},
     "sympy": {"answers"},
