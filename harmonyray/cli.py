@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harmonyray.cli_track import add_track
 from harmonyray.errors import ConfigError, HarmonyrayError
+from harmonyray.interrupts import termination_interrupts
 
 INTERRUPTED = 130
 STDOUT = 1  # the file descriptor
@@ -22,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code: 0 success, 1 failure, 2 a user's mistake, 130 interrupted."""
     args = _parse(argv)
     try:
-        code: int = args.verb(args)
+        with termination_interrupts():
+            code: int = args.verb(args)
         sys.stdout.flush()
         return code
     except HarmonyrayError as e:

@@ -127,6 +127,12 @@ class Reporter:
         self.close()
         self.err.print(f"stopped; go on with the same command and --run-dir {run_dir} --resume")
 
+    def will_be_gone(self, run_dir: Path) -> None:
+        self.err.print(
+            f"{run_dir} lies in Ray's copy of the working directory, which Ray deletes when it likes: give --run-dir an absolute "
+            "path on a file system that stays, and tracking.uri a server or a database there"
+        )
+
     def tell(self, words: str) -> None:
         self.err.print(words)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,14 @@ from harmonyray.console import LABEL_WINDOW, Reporter
 from harmonyray.errors import CheckpointError
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Event, TurnBack, described
+from harmonyray.interrupts import graceful_interrupt
 from harmonyray.loop import train
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.outbox import Place
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
-from harmonyray.rundir import Start, flat, open_run, write_text
+from harmonyray.rundir import Start, flat, in_rays_copy, open_run, write_text
 from harmonyray.tracking import RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
@@ -47,6 +46,8 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     with open_run(config, run_dir, resume) as start:
         reporter.start(config, start.run_dir, start.first_step, len(problems))
         reporter.refused(start.refused, start.first_step - 1)
+        if in_rays_copy(start.run_dir):
+            reporter.will_be_gone(start.run_dir)
         mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell)
         status = "FAILED"
         try:
@@ -134,7 +135,7 @@ def _train(
             syncs_in_flight=config.sync.in_flight == "pause",
             min_complete_share=config.rollout.min_complete_share,
         )
-        with tracker, _graceful_interrupt(reporter) as stop_asked:
+        with tracker, graceful_interrupt(reporter.interrupted) as stop_asked:
             if config.guard.action == "rollback" and start.checkpoint is None:
                 save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
             last = _train_on(turned, start, runtime, tracker, stop_asked)
@@ -233,26 +234,3 @@ def _summary(run_dir: Path, run_id: str | None, steps: int, before: Mapping[str,
         "coverage": sum(r["consensus/coverage"] for r in rows) / len(rows) if rows else None,
         "wall_seconds": seconds,
     }
-
-
-@contextmanager
-def _graceful_interrupt(reporter: Reporter) -> Iterator[Any]:
-    """The first Ctrl-C asks the loop to end after its step with a checkpoint; the second ends it at once. (Before the loop
-    there is no step to save, and the first one ends the run.)"""
-    asked: list[int] = []
-
-    def handle(signum: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signum)
-        reporter.interrupted()
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread: Ctrl-C cannot reach us there
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)

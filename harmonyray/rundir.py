@@ -82,6 +82,11 @@ def _gone_if_empty(run_dir: Path) -> Iterator[None]:
             run_dir.rmdir()
 
 
+def in_rays_copy(run_dir: Path) -> bool:
+    """Whether a directory lies in the copy of its `--working-dir` that a Ray job works in."""
+    return {"runtime_resources", "working_dir_files"} <= set(run_dir.resolve().parts)
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     out: dict[str, Any] = {}
