@@ -98,7 +98,12 @@ class MlflowRun:
         with self._changed:
             self._closing = self._asked = True
             self._changed.notify_all()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:  # nobody wants to wait
+            for words in self._words():
+                self._tell(words)
+            raise
         return [] if self._problem is not None and self._at_once else self._words()  # else `run_id` has raised it
 
     def _words(self) -> list[str]:
@@ -110,7 +115,7 @@ class MlflowRun:
         if self._problem is not None:
             words.append(f"{self._problem}; {again}")
         elif outbox.num_waiting:
-            words.append(f"{outbox.num_waiting} record(s) are not in MLflow at {self.uri}, which is away; {again}")
+            words.append(f"{outbox.num_waiting} record(s) are not in MLflow at {self.uri}; {again}")
         elif self._told:
             words.append(f"MLflow at {self.uri} answers again and has everything")
         if outbox.broken:

@@ -117,6 +117,11 @@ class Outbox:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def num_left(self) -> int:
+        """Those that wait, and those that were refused."""
+        return len(self._waiting) + len(self.refused)
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a record, with the time. One that cannot be written to the directory is sent all the same."""
         whole = {**record, "time_ms": int(time.time() * 1000)}

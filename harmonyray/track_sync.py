@@ -27,31 +27,30 @@ def run_sync(directory: Path) -> dict[str, Any]:
         raise ConfigError(f"'{directory}' is not a directory: expected that of a run, or of `eval --out`")
     with held(directory):
         outbox = Outbox.of_directory(directory)
-        before = outbox.num_waiting + len(outbox.refused)
-        if before:
-            _send(outbox)
-    left = outbox.num_waiting + len(outbox.refused)
+        num_sent = _send(outbox) if outbox.num_left else 0
     return {
         "run_dir": str(directory.resolve()),
         "uri": outbox.place.uri,
         "mlflow_run_id": outbox.run_id,
-        "sent": before - left,
+        "sent": num_sent,
         "refused": sorted(set(outbox.refused.values())),
     }
 
 
-def _send(outbox: Outbox) -> None:
+def _send(outbox: Outbox) -> int:
+    """How many records the store took."""
     store = MlflowStore(outbox)
     try:
         store.open()
+        before = outbox.num_left
         for name in KNOW_THE_RUN:
             _name_the_run(outbox.directory / name, outbox.run_id)
         offer_again(outbox, store)
         deliver(outbox, store)
+        return before - outbox.num_left
     except ServerAwayError as e:
-        left = outbox.num_waiting + len(outbox.refused)
         raise RunError(
-            f"MLflow at {outbox.place.uri} does not answer ({e}): {left} record(s) of '{outbox.directory}' wait to be sent; "
+            f"MLflow at {outbox.place.uri} does not answer ({e}): {outbox.num_left} record(s) of '{outbox.directory}' wait to be sent; "
             "repeat this command when the server is back"
         ) from e
 

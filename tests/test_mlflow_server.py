@@ -107,7 +107,7 @@ def test_the_user_is_told_once_with_the_command(server: Server, tmp_path: Path, 
     command = f"harmonyray track sync {tmp_path / 'told'}"
     assert err.count("does not answer") == 1
     assert f"after the run, send it with: {command}" in err
-    assert f"are not in MLflow at {server.uri}, which is away; send with: {command}" in err.splitlines()[-1]
+    assert f"are not in MLflow at {server.uri}; send with: {command}" in err.splitlines()[-1]
 
 
 def test_what_was_kept_is_sent_to_the_server_that_came(
