@@ -50,8 +50,8 @@ def _send(outbox: Outbox) -> int:
         return before - outbox.num_left
     except ServerAwayError as e:
         raise RunError(
-            f"MLflow at {outbox.place.uri} does not answer ({e}): {outbox.num_left} record(s) of '{outbox.directory}' wait to be sent; "
-            "repeat this command when the server is back"
+            f"MLflow at {outbox.place.uri} does not answer ({e}): {outbox.num_left} record(s) of "
+            f"'{outbox.directory}' wait to be sent; repeat this command when the server is back"
         ) from e
 
 
