@@ -113,7 +113,7 @@ class MlflowStore:
             yield
         except Exception as e:
             if self._remote and _is_away(e):
-                raise ServerAwayError(brief(e)) from e
+                raise ServerAwayError(brief(_root(e))) from e
             raise
 
 
@@ -158,6 +158,13 @@ def _is_away(error: Exception) -> bool:
     if isinstance(error, HTTPError):
         return error.response is not None and error.response.status_code in (429, 502, 503, 504)
     return isinstance(error, RequestException | ConnectionError | TimeoutError)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What went wrong at the bottom: what lies around it are mlflow's, requests' and urllib3's words for the same."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
 
 
 def _has(client: Any, run_id: str) -> bool:
