@@ -62,6 +62,11 @@ class ObjectiveOptions(PluginOptions):
     )
     kl: Literal["k1", "k2", "k3", "abs"] = Field(default="k3", description="estimate of the KL to the run's first model")
     kl_coef: NonNegativeFloat = Field(default=0.005, description="weight of the KL in the loss; 0: no reference model is kept")
+    first_view_mask: bool = Field(
+        default=False,
+        description="a further view's n-th response counts no further than the first view's n-th is long: a fault of the code "
+        "published with Self-Harmony, to measure what it does",
+    )
     importance: ImportanceOptions = ImportanceOptions()
     entropy: EntropyOptions = EntropyOptions()
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Watch
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
-from harmonyray.types import AnswerGroup
+from harmonyray.types import AnswerGroup, Collected, GroupRows
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `audit` looks at a step's views before the
-    method judges, and returns metrics. With `lag` 1 a step's rollouts are sampled while the step before it is learned from;
-    `syncs_in_flight`: whether weights may be broadcast meanwhile. Of fewer than `min_complete_share` of a step's problems
-    nothing is learned. `is_best`: whether a step with these metrics is to be saved although no checkpoint is due."""
+    """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `score` adds to a step's groups what the
+    method asks the learner for; `audit` looks at its views before the method judges, and returns metrics. With `lag` 1 a step's
+    rollouts are sampled while the step before it is learned from; `syncs_in_flight`: whether weights may be broadcast meanwhile.
+    Of fewer than `min_complete_share` of a step's problems nothing is learned. `keep_batch` writes the batch of a step's
+    plan to a file for inspection. `is_best`: whether a step with these metrics is to be saved although no checkpoint is due."""
 
     schedule: ProblemSchedule
     asks: Sequence[Ask]
@@ -30,6 +32,7 @@ class Parts:
     tracker: Tracker
     guard: Watch
     save: Callable[[int], None]
+    keep_batch: Callable[[Sequence[GroupRows], int], Path]
     seed: int
     steps: int
     eval_every: int
@@ -37,6 +40,7 @@ class Parts:
     lag: int
     syncs_in_flight: bool
     min_complete_share: float
+    score: Callable[[Collected], Collected] = lambda collected: collected
     is_best: Callable[[Mapping[str, float]], bool] = lambda row: False
 
     def evaluates(self, step: int) -> bool:

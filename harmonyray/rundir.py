@@ -7,33 +7,44 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from harmonyray.algos.batching import fill_batch
 from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError
 from harmonyray.guard import START_STEPS
 from harmonyray.lines import write_text
 from harmonyray.tracking import rewind
+from harmonyray.types import GroupRows
 
 MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "guard", "checkpoint", "tracking"}
 MAY_CHANGE_TOO = {"rollout.request_timeout_s", "rollout.max_attempts", "rollout.min_complete_share"}
+# A checkpoint is the same whoever trains, however many share an update, and wherever they keep what.
+MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("type", "num_ranks", "zero_stage", "offload", "optimizer", "packing")}
+MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("max_tokens_per_micro_batch", "gradient_checkpointing")}
+MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("collective_timeout_s", "max_skipped_updates")}
+SUMMARY = "summary.json"
 RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run begins: its directory, its checkpoints and, when resumed, the checkpoint and what was recorded."""
+    """Where a run begins: its directory, its checkpoints and, when resumed, the checkpoint and what was recorded. `summary` is
+    that of a run that has nothing left to do."""
 
     run_dir: Path
     store: CheckpointStore
     checkpoint: Path | None
     state: Mapping[str, Any]
     refused: tuple[str, ...] = ()  # what is wrong with newer checkpoints
+    summary: Mapping[str, Any] | None = None
 
     @property
     def first_step(self) -> int:
@@ -60,10 +71,10 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
         return
     is_ours = run_dir is None or not run_dir.exists()
     if run_dir is None:
-        run_dir = _new_directory(Path("runs"), f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        run_dir = new_directory(Path("runs"), f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     elif run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"'{run_dir}' already exists and is not a directory: give another --run-dir")
-    _make_directory(run_dir)
+    make_directory(run_dir)
     with held(run_dir), _gone_if_empty(run_dir) if is_ours else nullcontext():
         if any(run_dir.iterdir()):
             raise ConfigError(
@@ -96,6 +107,15 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def keep_batch(run_dir: Path, plan: Sequence[GroupRows], step: int) -> Path:
+    """Writes the batch that a step would have learned from, for inspection: the arrays of `types.Batch` by name, as `np.load`
+    reads them."""
+    batch = fill_batch(plan)
+    path = run_dir / f"not-finite-step-{step:06d}.npz"
+    np.savez_compressed(path, **{field.name: getattr(batch, field.name) for field in fields(batch)})
+    return path
+
+
 def _take_up(config: Config, run_dir: Path) -> Start:
     _check_same_experiment(config, run_dir)
     store = _store(config, run_dir)
@@ -108,7 +128,16 @@ def _take_up(config: Config, run_dir: Path) -> Start:
     if found is None:
         return Start(run_dir, store, None, _read_record(run_dir))
     said = [f"checkpoint '{store.path(step)}' is refused: {wrong}" for step, wrong in refused.items()]
-    return Start(run_dir, store, *found, tuple(said))
+    return Start(run_dir, store, *found, tuple(said), _finished(run_dir, config.steps) if last == config.steps else None)
+
+
+def _finished(run_dir: Path, steps: int) -> dict[str, Any] | None:
+    """The summary of a run that has ended after these steps and left its model; None if it has not."""
+    path = run_dir / SUMMARY
+    if not path.is_file() or not (run_dir / "model").is_dir():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary if summary["steps"] == steps and "paused" not in summary else None
 
 
 def _store(config: Config, run_dir: Path) -> CheckpointStore:
@@ -138,7 +167,7 @@ def held(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     """Raises ConfigError where there can be none."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -148,9 +177,9 @@ def _make_directory(path: Path) -> None:
         raise ConfigError(f"the run directory '{path}' cannot be made or written to ({e}): give another --run-dir") from e
 
 
-def _new_directory(root: Path, name: str) -> Path:
+def new_directory(root: Path, name: str) -> Path:
     """A directory that no other run has: `name`, else `name-2`, `name-3`, ..."""
-    _make_directory(root)
+    make_directory(root)
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         path = root / f"{name}{suffix}"
         try:

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.vllm_gpu import VllmSender
 from harmonyray.engines.weight_group import WeightGroup
-from harmonyray.engines.weights import TensorSpec
+from harmonyray.engines.weights import TensorSpec, checksum
+from harmonyray.learners.ranks import Rank
 
 
 class WeightStore:
@@ -36,17 +37,28 @@ def own_address() -> str:
     return address
 
 
+def rank_at(number: int, meeting: tuple[str, int], timeout_s: float) -> Rank:
+    """A rank of the learner that meets the others at this address, where rank 0 has opened a store."""
+    host, port = meeting
+    return Rank(number, dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)))
+
+
 class TorchSender:
     """Rank 0 of a group of `WeightGroup`s: gloo, or NCCL with transformers engines."""
 
     def __init__(self, spec: GroupSpec, store: WeightStore) -> None:
         self.group = WeightGroup(spec, 0, store.store)
 
-    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
+    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> int:
         """See `WeightGroup.send`."""
         if self.group.spec.backend == "gloo":
             weights = {name: tensor.cpu() for name, tensor in weights.items()}
+        self._sent = {s.name: weights[s.name] for s in specs}
         return self.group.send(weights, specs, bucket_bytes)
+
+    def sent_checksum(self) -> int:
+        """The checksum of what was sent last, as long as the learner has not learned since."""
+        return checksum(self._sent)
 
 
 def sender(spec: GroupSpec, store: WeightStore) -> TorchSender | VllmSender:

@@ -6,12 +6,11 @@ happens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harmonyray.config import Config
-from harmonyray.config_sections import Resources
+from harmonyray.config_sections import Resources, num_ranks
 from harmonyray.registry import resolve
 
 DIGITS = 4  # Ray counts resources in steps of 0.0001
@@ -27,7 +26,8 @@ Amounts = Mapping[str, float]
 class EngineGroup:
     """Engines that answer for one view, or for several that share them. `model` None: the trained model, whose weights are
     broadcast to the group; else a model of its own, which stays as it is. `colocated`: the engines sit in the learner's bundle
-    and, if they can (`sleeps`), sleep while it updates."""
+    and, if they can (`sleeps`), sleep while it updates. `own_options`: what placement.views sets for it; the rest is of
+    placement.view."""
 
     name: str
     views: tuple[str, ...]
@@ -35,6 +35,7 @@ class EngineGroup:
     resources: Resources
     colocated: bool = False
     sleeps: bool = False
+    own_options: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -132,14 +133,19 @@ def engine_groups(config: Config) -> list[EngineGroup]:
     for name in names:
         views = tuple(view for view in config.views if shared.get(view, view) == name)
         model, colocated = config.views[views[0]].model, name in config.placement.colocate
-        out.append(EngineGroup(name, views, model, config.placement.for_group(name), colocated, sleeps))
+        own = config.placement.views[name].model_dump(exclude_none=True) if name in config.placement.views else {}
+        group = EngineGroup(name, views, model, config.placement.for_group(name), colocated, sleeps, frozenset(own))
+        out.append(group)
     return out
 
 
 def seats(config: Config) -> list[Seat]:
-    """Every actor of a run: the learner, each engine group's replicas, and last the grader, whom it suits to sit with others."""
-    learner, grader = config.placement.learner, config.placement.grader
-    out = [Seat("learner", 0, learner.num_cpus, learner.num_gpus, custom=learner.resources)]
+    """Every actor of a run: the learner's ranks, which share what the learner gets, each engine group's replicas, and last the
+    grader, whom it suits to sit with others."""
+    learner, grader, ranks = config.placement.learner, config.placement.grader, num_ranks(config.learner)
+    custom = {key: round(value / ranks, DIGITS) for key, value in learner.resources.items()}
+    num_cpus, num_gpus = round(learner.num_cpus / ranks, DIGITS), learner.num_gpus / ranks
+    out = [Seat("learner", rank, num_cpus, num_gpus, custom=custom) for rank in range(ranks)]
     for group in engine_groups(config):
         want = group.resources
         out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group, want.resources) for i in range(want.replicas)]
@@ -147,8 +153,8 @@ def seats(config: Config) -> list[Seat]:
 
 
 def bundle_numbers(wanted: Sequence[Seat]) -> list[int]:
-    """The number of each seat's bundle, counted from 0: a bundle of its own, but that of the learner for colocated engines
-    (where there is a learner)."""
+    """The number of each seat's bundle, counted from 0: a bundle of its own, but that of the learner's rank 0 for colocated
+    engines (where there is a learner)."""
     learner = next((i for i, seat in enumerate(wanted) if seat.group == "learner"), None)
     owner = [
         learner if learner is not None and seat.engines is not None and seat.engines.colocated else i
@@ -231,10 +237,3 @@ def _search(asked: Sequence[Amounts], order: Sequence[int], rooms: Sequence[Room
         return False
 
     return chosen if place(0) else None
-
-
-def this_machine() -> Node:
-    """What a local Ray would find here: the CPUs this process may use, and the GPUs that torch sees."""
-    import torch
-
-    return Node("this machine", float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))

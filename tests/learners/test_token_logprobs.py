@@ -224,7 +224,7 @@ def test_logits_are_never_there_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> N
 def test_chunks_are_of_a_size() -> None:
     assert module.chunk_width(4096) * 4096 == module.CHUNK_ELEMENTS
     assert module.chunk_width(10**9) == module.MIN_CHUNK_WIDTH
-    assert [(s.start, s.stop) for s in module._spans(2**14, 2500)] == [(0, 1024), (1024, 2048), (2048, 2500)]
+    assert [(s.start, s.stop) for s in module.spans(2**14, 2500)] == [(0, 1024), (1024, 2048), (2048, 2500)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux' /proc")
