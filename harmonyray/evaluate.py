@@ -13,6 +13,7 @@ import numpy as np
 
 from harmonyray.collect import collect
 from harmonyray.errors import RunError
+from harmonyray.ledger import Mark
 from harmonyray.measures import Scores, flat_metrics, labels_right, score_problems
 from harmonyray.protocols import Ask, Grader, Sampler, View
 from harmonyray.types import (
@@ -131,21 +132,30 @@ class Evaluator:
             progress(done, total)
         return out
 
+    def mark(self, judgements: Sequence[Judgement]) -> list[Mark | None]:
+        """Which clusters of each problem equal its gold answer, [P]; None for a problem without one."""
+        right = iter(self._right([j.group for j in judgements if j.group.problem_id in self.gold]))
+        golds = [self.gold.get(j.group.problem_id) for j in judgements]
+        return [None if gold is None else Mark(gold.text, next(right)) for gold in golds]
+
     def label_metrics(
-        self, judgements: Sequence[Judgement], verdicts: Mapping[str, Sequence[Consensus]] | None = None
+        self,
+        judgements: Sequence[Judgement],
+        marks: Sequence[Mark | None],
+        verdicts: Mapping[str, Sequence[Consensus]] | None = None,
     ) -> dict[str, float]:
-        """How right the pseudo-labels were, of the problems that have a gold answer; empty without any.
+        """How right the pseudo-labels were, of the problems that have a gold answer (`marks` [P] of `mark`); empty without any.
 
         `label_accuracy` is over labelled problems (left out when there are none), `upper_bound` the share of problems with
         any right sample, `majority_label_accuracy` what majority voting over the first view's samples would have scored on the
         labelled problems.
         `selectors/{name}/label_accuracy` is what the `verdicts` [P] of another selector would have scored, over its own labels.
         """
-        places = [i for i, j in enumerate(judgements) if j.group.problem_id in self.gold]
-        if not places:
+        marked = [(i, mark.right) for i, mark in enumerate(marks) if mark is not None]
+        if not marked:
             return {}
+        places, right = [i for i, _ in marked], [r for _, r in marked]
         known = [judgements[i] for i in places]
-        right = self._right([j.group for j in known])
         chosen = {"consensus": [j.consensus for j in judgements]}
         chosen |= {f"selectors/{name}": list(made) for name, made in (verdicts or {}).items()}
         labelled = [(j.group, r) for j, r in zip(known, right, strict=True) if j.consensus.label[0] is not None]

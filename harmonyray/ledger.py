@@ -1,7 +1,8 @@
 """The vote ledger: for every problem of a step the counts, and what every selector with its default options makes of them.
 
-It says afterwards what another selector would have chosen, and lets any selector be replayed without the samples. No gold answers
-here. Letters: P problems, C clusters, V views. pyarrow is imported when a file is written or read.
+It says afterwards what another selector would have chosen, and lets any selector be replayed without the samples. What the
+evaluator knows of the gold answers lies beside it for readers; no selector is given any of that. Letters: P problems, C clusters,
+V views. pyarrow is imported when a file is written or read.
 """
 
 from __future__ import annotations
@@ -16,19 +17,29 @@ import numpy as np
 from harmonyray.errors import ProblemError
 from harmonyray.selectors import default_selectors
 from harmonyray.selectors.applying import fit_and_select
-from harmonyray.types import AnswerGroup, Consensus, FloatArray, IntArray, Judgement
+from harmonyray.types import AnswerGroup, BoolArray, Consensus, FloatArray, IntArray, Judgement
 
 FOLDER = "ledger"
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A problem's gold answer as text, and which of its clusters equal it: bool[C]. The evaluator's word, for readers."""
+
+    gold: str
+    right: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
 class StepLedger:
-    """One step: its `groups` [P], the consensus `used` [P] by the method, and the `verdicts` [P] of every selector by name."""
+    """One step: its `groups` [P], the consensus `used` [P] by the method, the `verdicts` [P] of every selector by name, and the
+    `marks` [P] of problems with a gold answer (None: without)."""
 
     step: int
     groups: Sequence[AnswerGroup]
     used: Sequence[Consensus]
     verdicts: Mapping[str, Sequence[Consensus]]
+    marks: Sequence[Mark | None]
 
     def metrics(self) -> dict[str, float]:
         """`selectors/{name}/disagreement`: share of problems to which it gives other labels than those used (an abstention is one
@@ -60,7 +71,8 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
     """One problem at one step, as read back: `counts` int[C, V], `num_samples` int[V], `representatives` [C] the clusters' texts,
-    `used` what the method went by, `verdicts` by selector. `step` counts from 1; selectors count theirs from 0."""
+    `used` what the method went by, `verdicts` by selector, `mark` None without a gold answer. `step` counts from 1; selectors
+    count theirs from 0."""
 
     step: int
     problem_id: str
@@ -70,23 +82,25 @@ class LedgerRow:
     representatives: tuple[str, ...]
     used: Verdict
     verdicts: Mapping[str, Verdict]
+    mark: Mark | None
 
 
-def take_ledger(step: int, judgements: Sequence[Judgement]) -> StepLedger:
-    """What every built-in selector makes of a step, counted from 1. One that learns from votes is fitted on this step alone."""
+def take_ledger(step: int, judgements: Sequence[Judgement], marks: Sequence[Mark | None]) -> StepLedger:
+    """What every built-in selector makes of a step, counted from 1; `marks` [P] are put beside it. One that learns from votes is
+    fitted on this step alone."""
     groups = [j.group for j in judgements]
     counts, num_samples, keys = [g.counts() for g in groups], [g.num_samples for g in groups], [g.problem_id for g in groups]
     verdicts = {
         name: fit_and_select(selector, counts, num_samples, step=step - 1, keys=keys)
         for name, selector in default_selectors().items()
     }
-    return StepLedger(step, groups, [j.consensus for j in judgements], verdicts)
+    return StepLedger(step, groups, [j.consensus for j in judgements], verdicts, marks)
 
 
 def write_ledger(path: Path, views: Sequence[str], ledger: StepLedger) -> None:
     """One row per problem, with the columns `step`, `problem_id`, `views` [V], `num_samples` [V], `counts` [C][V],
-    `representatives` [C], and as structs of `label` [V] (null: abstained), `scores` [C][1 or V], `margin` and `tie` the column
-    `used` and one of each selector's name."""
+    `representatives` [C], `gold` and `right` [C] (null without a gold answer), and as structs of `label` [V] (null: abstained),
+    `scores` [C][1 or V], `margin` and `tie` the column `used` and one of each selector's name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -100,6 +114,8 @@ def write_ledger(path: Path, views: Sequence[str], ledger: StepLedger) -> None:
         "num_samples": pa.array([g.num_samples.tolist() for g in ledger.groups], integers),
         "counts": pa.array([g.counts().tolist() for g in ledger.groups], pa.list_(integers)),
         "representatives": pa.array([list(g.representatives) for g in ledger.groups], pa.list_(pa.string())),
+        "gold": pa.array([None if m is None else m.gold for m in ledger.marks], pa.string()),
+        "right": pa.array([None if m is None else m.right.tolist() for m in ledger.marks], pa.list_(pa.bool_())),
         "used": pa.array([_as_dict(c) for c in ledger.used], verdict),
     }
     for name, verdicts in ledger.verdicts.items():
@@ -140,6 +156,7 @@ def _read_file(path: Path) -> Iterator[LedgerRow]:
         raise ProblemError(f"'{path}' cannot be read as a ledger ({e}): is the file whole?") from e
     for row in rows:
         num_samples = np.array(row.pop("num_samples"), dtype=np.int64)
+        gold, right = row.pop("gold", None), row.pop("right", None)  # a ledger of an earlier version has neither
         yield LedgerRow(
             step=row.pop("step"),
             problem_id=row.pop("problem_id"),
@@ -148,6 +165,7 @@ def _read_file(path: Path) -> Iterator[LedgerRow]:
             num_samples=num_samples,
             representatives=tuple(row.pop("representatives")),
             used=_verdict(row.pop("used")),
+            mark=None if gold is None else Mark(gold, np.array(right, dtype=bool)),
             verdicts={name: _verdict(value) for name, value in row.items()},
         )
 

@@ -57,7 +57,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     learning = None if plan is None else beside.submit(_update, p, plan, step)
                     if coming is None and step < p.steps:
                         p.runtime.prepare(p.asks, p.schedule.draw(step + 1))
-                    ledger = take_ledger(step, judgements)
+                    ledger = take_ledger(step, judgements, p.evaluator.mark(judgements))
                     row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
                     row |= collected_metrics(got, p.asks, p.schedule.per_step)
                     report, learn_s = (None, 0.0) if learning is None else learning.result()

@@ -15,6 +15,7 @@ from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import SUMMARY_TEXT, Reporter
 from harmonyray.errors import CheckpointError, CollapseError
+from harmonyray.eval_report import versions
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Event, described
 from harmonyray.interrupts import graceful_interrupt
@@ -25,14 +26,14 @@ from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.recovery import train_through
 from harmonyray.result_table import LABEL_WINDOW
-from harmonyray.rundir import SUMMARY, Start, flat, in_rays_copy, keep_batch, open_run, write_text
-from harmonyray.tracking import RunTracker, read_metrics
+from harmonyray.rundir import RECORD, SUMMARY, Start, flat, in_rays_copy, keep_batch, open_run, write_text
+from harmonyray.tracking import RUN_DIR_TAG, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
 
 Gold = Mapping[str, GoldAnswer]
 
-ARTIFACTS = ("metrics.jsonl", "failed.jsonl", SUMMARY, SUMMARY_TEXT, "rollouts", "ledger")
+ARTIFACTS = ("metrics.jsonl", "failed.jsonl", RECORD, SUMMARY, SUMMARY_TEXT, "rollouts", "ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def _train(
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
         mlflow.keep()
-        start.record(mlflow_run_id=run_id)
+        start.record(mlflow_run_id=run_id, versions=versions())
+        mlflow.log_tag(RUN_DIR_TAG, str(start.run_dir.resolve()))
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
         before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)

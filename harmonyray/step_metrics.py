@@ -26,7 +26,7 @@ def step_metrics(
     """What a step's rollouts and judgements were like: `consensus/*`, `selectors/*`, `reward/{view}/*`, `rollout/{view}/*`."""
     groups = [j.group for j in judgements]
     row = consensus_metrics([j.consensus for j in judgements], groups) | ledger.metrics()
-    row |= evaluator.label_metrics(judgements, ledger.verdicts)
+    row |= evaluator.label_metrics(judgements, ledger.marks, ledger.verdicts)
     row["consensus/timeouts"] = float(sum(g.num_timeouts for g in groups))
     for key in sorted({key for j in judgements for key in j.metrics}):
         row[key] = float(np.mean([j.metrics[key] for j in judgements if key in j.metrics]))

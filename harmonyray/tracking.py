@@ -18,6 +18,7 @@ from harmonyray.mlflow_run import MlflowRun
 from harmonyray.types import Collected, FailedAttempt, Judgement, Kept, ProblemRollouts, T
 
 METRICS = "metrics.jsonl"
+RUN_DIR_TAG = "harmonyray.run_dir"  # of an MLflow run: where it was written
 FAILED = "failed.jsonl"  # the attempts at sampling that failed
 ROWS_AT_ONCE = 1024
 

@@ -179,7 +179,7 @@ def test_without_gold_there_is_nothing_to_say() -> None:
     views = [Echo("solver")]
     script = Script({})
     evaluator = Evaluator({"eval": PROBLEMS}, {}, views, script, ByText(views), EvalSettings(6, [SIX], 0, CHUNK))
-    assert (evaluator.evaluate(0), evaluator.label_metrics([]), script.asked) == ({}, {}, [])
+    assert (evaluator.evaluate(0), evaluator.label_metrics([], []), script.asked) == ({}, {}, [])
 
 
 # --- how right the pseudo-labels were ------------------------------------------------------------------------------------------
@@ -213,7 +213,8 @@ LABELS = [
 def test_label_metrics_by_hand(
     what: str, cases: list[tuple[str, str, str, str | None]], expected: tuple[float | None, float, float]
 ) -> None:
-    got = make()[0].label_metrics([judgement(*case) for case in cases])
+    evaluator, judgements = make()[0], [judgement(*case) for case in cases]
+    got = evaluator.label_metrics(judgements, evaluator.mark(judgements))
     assert got.get("consensus/label_accuracy") == expected[0]
     assert (got.get("consensus/majority_label_accuracy"), got["consensus/upper_bound"]) == expected[1:]
 

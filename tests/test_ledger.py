@@ -14,12 +14,13 @@ from harmonyray.config import load_config
 from harmonyray.console import result_table
 from harmonyray.errors import ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
-from harmonyray.ledger import read_ledger, take_ledger, write_ledger
+from harmonyray.ledger import Mark, StepLedger, read_ledger, take_ledger, write_ledger
 from harmonyray.registry import BUILT_IN
 from harmonyray.selectors import default_selectors, select, select_many
 from harmonyray.tracking import rewind
 from harmonyray.types import AnswerGroup, GoldAnswer, Judgement, Sampling
 
+MARKS = [Mark("b", np.array([False, True])), Mark("c", np.array([False, False])), None, None]
 NEEDS_OPTIONS = {"bootstrap", "schedule", "mixed"}
 
 
@@ -41,11 +42,11 @@ STEP = [
 
 def test_every_selector_without_required_options_is_in_it() -> None:
     assert set(default_selectors()) == set(BUILT_IN["selectors"]) - NEEDS_OPTIONS
-    assert set(take_ledger(1, STEP).verdicts) == set(default_selectors())
+    assert set(take_ledger(1, STEP, MARKS).verdicts) == set(default_selectors())
 
 
 def test_disagreement_and_coverage_by_hand() -> None:
-    got = take_ledger(1, STEP).metrics()
+    got = take_ledger(1, STEP, MARKS).metrics()
     assert (got["selectors/harmonic/disagreement"], got["selectors/harmonic/coverage"]) == (0.0, 0.5)
     # Another label of p, and a label of r where harmonic abstains.
     assert (got["selectors/majority/disagreement"], got["selectors/majority/coverage"]) == (0.5, 0.75)
@@ -63,21 +64,26 @@ def evaluator(gold: dict[str, str]) -> Evaluator:
     return Evaluator({}, answers, [], None, Grader(), EvalSettings(1, [Sampling(1)], 0, 1))  # type: ignore[arg-type]
 
 
+def marked(gold: dict[str, str], ledger: StepLedger) -> dict[str, float]:
+    scorer = evaluator(gold)
+    return scorer.label_metrics(STEP, scorer.mark(STEP), ledger.verdicts)
+
+
 def test_label_accuracy_by_hand() -> None:
-    ledger = take_ledger(1, STEP)
-    got = evaluator({"p": "a", "q": "a", "r": "a"}).label_metrics(STEP, ledger.verdicts)
+    ledger = take_ledger(1, STEP, MARKS)
+    got = marked({"p": "a", "q": "a", "r": "a"}, ledger)
     assert got["consensus/label_accuracy"] == got["selectors/harmonic/label_accuracy"] == 0.5  # over its two labels
     assert got["selectors/majority/label_accuracy"] == 1.0
-    only_r = evaluator({"r": "b"}).label_metrics(STEP, ledger.verdicts)
+    only_r = marked({"r": "b"}, ledger)
     assert only_r["selectors/majority/label_accuracy"] == 0.0
     assert "selectors/harmonic/label_accuracy" not in only_r  # it gives no label to score
-    assert evaluator({}).label_metrics(STEP, ledger.verdicts) == {}
+    assert marked({}, ledger) == {}
 
 
 def test_written_and_read_back(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
     for step in (2, 1):
-        write_ledger(tmp_path / "ledger" / f"step-{step:06d}.parquet", ["solver", "reframer"], take_ledger(step, STEP))
+        write_ledger(tmp_path / "ledger" / f"step-{step:06d}.parquet", ["solver", "reframer"], take_ledger(step, STEP, MARKS))
     got = list(read_ledger(tmp_path))
     assert [(row.step, row.problem_id) for row in got] == [(s, p) for s in (1, 2) for p in "pqrs"]
     first, _, third, last = got[:4]
@@ -89,6 +95,8 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert first.verdicts["self"].scores.tolist() == [[6, 1], [2, 4]]
     assert first.verdicts["self"].label == (0, 1)
     assert third.used.abstained
+    assert first.mark is not None and (first.mark.gold, first.mark.right.tolist()) == ("b", [False, True])
+    assert third.mark is None and last.mark is None
     assert last.counts.shape == (0, 2)
     assert last.verdicts["majority"].label == (None, None)
     for row in got:
@@ -130,6 +138,8 @@ def test_a_run_keeps_a_ledger_that_replays_its_labels(run: Path) -> None:
         assert math.isclose(
             row["selectors/reliability/coverage"], np.mean([not r.verdicts["reliability"].abstained for r in mine])
         )
+        right = [r.mark.right[r.used.label[0]] for r in mine if r.mark and r.used.label[0] is not None]
+        assert row["consensus/label_accuracy"] == np.mean(right)
         assert any(key.startswith("selectors/") and key.endswith("/label_accuracy") for key in row)
 
 

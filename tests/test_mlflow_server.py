@@ -23,7 +23,7 @@ from harmonyray.track_sync import run_sync
 pytestmark = pytest.mark.slow
 
 STEPS = ("steps=4", "eval.every=2", "tracking.experiment=served")
-ARTIFACTS = {"config.yaml", "metrics.jsonl", "summary.json", "summary.txt", "rollouts", "ledger"}
+ARTIFACTS = {"config.yaml", "metrics.jsonl", "run.json", "summary.json", "summary.txt", "rollouts", "ledger"}
 
 
 @pytest.fixture(scope="module")

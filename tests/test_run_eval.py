@@ -38,7 +38,7 @@ def test_the_json_and_the_file_say_the_same(results: tuple[Path, dict[str, Any]]
     written = json.loads((out / "eval.json").read_text())
     assert {k: v for k, v in written.items() if k not in ("settings", "versions")} == printed
     assert (written["settings"]["eval"]["num_samples"], written["settings"]["model"]["path"]) == (4, "quickstart")
-    assert set(written["versions"]) == {"python", "harmonyray", "torch", "transformers", "numpy"}
+    assert set(written["versions"]) >= {"python", "harmonyray", "torch", "transformers", "numpy"}
     assert (printed["view"], printed["views"], printed["num_samples"]) == ("reframer", ["solver", "reframer"], 4)
     assert (printed["num_problems"], printed["num_skipped"], printed["num_without_gold"]) == (8, 0, 0)
     assert printed["avg_at_k"] == printed["metrics"]["eval/reframer/avg_at_k"]

@@ -25,6 +25,7 @@ from harmonyray.sweep.scheduler import Scheduler
 from harmonyray.sweep.state import SweepState
 from harmonyray.sweep.tables import as_json, latex, markdown, table_csv
 from harmonyray.sweep.trials import Trial, check, unfold
+from harmonyray.tracking import RUN_DIR_TAG
 
 SWEEP_COPY = "sweep.yaml"
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow nests runs
@@ -72,6 +73,7 @@ def _run(
         state.write()
         mlflow.keep()
         mlflow.log_params({_mlflow_name(key): value for key, value in flat(sweep.model_dump()).items()})
+        mlflow.log_tag(RUN_DIR_TAG, str(state.sweep_dir.resolve()))
 
         def adopt(trial: Trial, run_id: str) -> None:
             parent = mlflow.run_id
