@@ -32,7 +32,8 @@ def train(*arguments: str) -> list[str]:
 
 
 def test_jobs_of_one_cluster(head: Head, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("extends: quickstart\nname: mine\n")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine.yaml").write_text("extends: quickstart\nname: mine\n")
     first_dir = tmp_path / "first"
     long = [*SMALL, "steps=500", "checkpoint.every=1000", "--run-dir", str(first_dir)]
     first = head.submit(shlex.join(train("quickstart", *long)), runtime_env=PATIENT, entrypoint_resources=ONE_RUN)
@@ -53,7 +54,7 @@ def test_jobs_of_one_cluster(head: Head, tmp_path: Path) -> None:
     # One that waits, from a working directory and with a config in it; its log is read line by line while it runs.
     waiting = head.cli(
         *("submit", "--working-dir", ".", "--", *train("mine.yaml", *SMALL, "steps=2", "runtime.start_timeout_s=120")),
-        cwd=tmp_path,
+        cwd=tmp_path / "work",
     )
     assert waiting.stdout is not None
     seen = []
