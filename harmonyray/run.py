@@ -131,6 +131,7 @@ def _train(
             lag=config.rollout.lag,
             syncs_in_flight=config.sync.in_flight == "pause",
             min_complete_share=config.rollout.min_complete_share,
+            dynamic_sampling=config.rollout.dynamic_sampling,
         )
         with tracker, _graceful_interrupt(reporter) as stop_asked:
             if config.guard.action == "rollback" and start.checkpoint is None:

@@ -141,6 +141,7 @@ LAYERS = [
         "collect",
         "step_metrics",
         "parts",
+        "resampling",
         "guard",
         "guarding",
         "ledger",

@@ -1,0 +1,55 @@
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a step draws further problems in place of those that teach nothing."""
+
+from __future__ import annotations
+
+from harmonyray.algos.batching import plan_batch, teaching
+from harmonyray.collect import collect
+from harmonyray.parts import Parts
+from harmonyray.protocols import Stateful
+from harmonyray.step_metrics import Clock
+from harmonyray.types import Collected
+
+
+def fill(p: Parts, step: int, got: Collected, clock: Clock) -> tuple[Collected, dict[str, float]]:
+    """What the step has sampled so far, with that of further problems until as many teach something as a step draws, there are no
+    others, or it was tried `dynamic_sampling` times; and the counts of it. Each time as many problems are drawn as are lacking.
+
+    The method judges all of them together afterwards, as if they had been drawn at once. Raises RolloutsLostError.
+    """
+    if not p.dynamic_sampling:
+        return got, {}
+    waiting = p.schedule.further(step)
+    rounds, num_asked = 1, p.schedule.per_step
+    while True:
+        with clock("grade"):
+            taught = _num_teaching(p, step, got)
+        lacking = p.schedule.per_step - taught
+        if lacking <= 0 or not waiting or rounds > p.dynamic_sampling:
+            counts = {"rollout/num_rounds": rounds, "rollout/num_problems": num_asked, "train/num_problems": taught}
+            return got, {name: float(count) for name, count in counts.items()}
+        drawn, waiting = waiting[:lacking], waiting[lacking:]
+        with clock("generate"):
+            more = collect(p.runtime, p.grader, p.asks, drawn, p.runtime.engine_version, (p.seed, "train", step))
+        clock.move("generate", "grade", more.grade_s)
+        rounds, num_asked, got = rounds + 1, num_asked + len(drawn), _both(got, more)
+
+
+def _num_teaching(p: Parts, step: int, got: Collected) -> int:
+    """How many of these problems would be learned from. The method forgets that it was asked."""
+    before = p.method.state_dict() if isinstance(p.method, Stateful) else None
+    p.audit(got.groups)  # it sets what the views count
+    plan = teaching(plan_batch(got.rollouts, p.method.judge(got.groups, step), p.advantage, p.asks))
+    if before is not None:
+        assert isinstance(p.method, Stateful)
+        p.method.load_state_dict(before)
+    return len({group.problem for group in plan or ()})
+
+
+def _both(first: Collected, more: Collected) -> Collected:
+    return Collected(
+        [*first.rollouts, *more.rollouts],
+        [*first.groups, *more.groups],
+        [*first.failed, *more.failed],
+        first.generate_s + more.generate_s,
+        first.grade_s + more.grade_s,
+    )
