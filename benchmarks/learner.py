@@ -33,7 +33,7 @@ ROWS = {"quickstart": 128, "10m": 24}
 
 
 def batch_of(number: int, num_rows: int, vocabulary: int) -> Batch:
-    """Two views' rows: prompts of 32, responses of 16 to 512 tokens, in the median about 128; log-probs and advantages made up."""
+    """Two views' rows: prompts of 32, responses of 16 to 512 tokens, in the median about 128; the rest of them is made up."""
     rng = np.random.default_rng(number)
     lengths = PROMPT + np.clip(np.exp(rng.normal(np.log(128), 0.7, num_rows)), 16, LONGEST).astype(np.int64)
     shape = (num_rows, int(lengths.max()))

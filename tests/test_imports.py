@@ -165,6 +165,7 @@ ONLY = {
     "ray": {"actors", "doctor"},
     "vllm": {"engines"},
     "deepspeed": {"learners"},
+    "peft": {"learners"},
     "transformers": {"engines", "learners"},
     "mlflow": {"tracking", "doctor", "report", "sweep"},
     "datasets": {"problems"},
