@@ -1,13 +1,16 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a step draws further problems in place of those that teach nothing."""
+"""What of a step is learned from, and dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): further problems are drawn in place
+of those that teach nothing."""
 
 from __future__ import annotations
 
-from harmonyray.algos.batching import plan_batch, teaching
+from collections.abc import Sequence
+
+from harmonyray.algos.batching import plan_batch, plan_metrics, teaching
 from harmonyray.collect import collect
 from harmonyray.parts import Parts
 from harmonyray.protocols import Stateful
 from harmonyray.step_metrics import Clock
-from harmonyray.types import Collected
+from harmonyray.types import Collected, GroupRows, Judgement
 
 
 def fill(p: Parts, step: int, got: Collected, clock: Clock) -> tuple[Collected, dict[str, float]]:
@@ -25,13 +28,23 @@ def fill(p: Parts, step: int, got: Collected, clock: Clock) -> tuple[Collected, 
             taught = _num_teaching(p, step, got)
         lacking = p.schedule.per_step - taught
         if lacking <= 0 or not waiting or rounds > p.dynamic_sampling:
-            counts = {"rollout/num_rounds": rounds, "rollout/num_problems": num_asked, "train/num_problems": taught}
-            return got, {name: float(count) for name, count in counts.items()}
+            return got, {"rollout/num_rounds": float(rounds), "rollout/num_problems": float(num_asked)}
         drawn, waiting = waiting[:lacking], waiting[lacking:]
         with clock("generate"):
             more = collect(p.runtime, p.grader, p.asks, drawn, p.runtime.engine_version, (p.seed, "train", step))
         clock.move("generate", "grade", more.grade_s)
         rounds, num_asked, got = rounds + 1, num_asked + len(drawn), _both(got, more)
+
+
+def planned(p: Parts, got: Collected, judgements: Sequence[Judgement]) -> tuple[Sequence[GroupRows] | None, dict[str, float]]:
+    """The rows of the update, None if there is nothing to train on, and figures of them. With dynamic sampling groups that teach
+    nothing are left out."""
+    plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
+    metrics = plan_metrics(plan)
+    if not p.dynamic_sampling:
+        return plan, metrics
+    taught = teaching(plan)
+    return taught, metrics | {"train/num_problems": float(_num_problems(taught))}
 
 
 def _num_teaching(p: Parts, step: int, got: Collected) -> int:
@@ -42,6 +55,10 @@ def _num_teaching(p: Parts, step: int, got: Collected) -> int:
     if before is not None:
         assert isinstance(p.method, Stateful)
         p.method.load_state_dict(before)
+    return _num_problems(plan)
+
+
+def _num_problems(plan: Sequence[GroupRows] | None) -> int:
     return len({group.problem for group in plan or ()})
 
 

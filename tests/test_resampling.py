@@ -78,8 +78,8 @@ def order() -> tuple[list[str], list[str]]:
     return Scripted("", 0).drawn, Scripted("", 0).further
 
 
-def counts(num_rounds: int, num_problems: int, taught: int) -> dict[str, float]:
-    return {"rollout/num_rounds": num_rounds, "rollout/num_problems": num_problems, "train/num_problems": taught}
+def counts(num_rounds: int, num_problems: int) -> dict[str, float]:
+    return {"rollout/num_rounds": num_rounds, "rollout/num_problems": num_problems}
 
 
 def test_as_many_are_drawn_as_are_lacking_until_none_is() -> None:
@@ -88,7 +88,7 @@ def test_as_many_are_drawn_as_are_lacking_until_none_is() -> None:
     s = Scripted(f"{drawn[1]} {further[0]} {further[2]}", rounds=5)
     got, seen = s.fill()
     assert [g.problem_id for g in got.groups] == [p.problem.id for p in got.rollouts] == [*drawn, *further[:3]]
-    assert seen == counts(3, 6, 3)
+    assert seen == counts(3, 6)
     assert s.sampler.calls == [{"v": 3}, {"v": 2}, {"v": 1}]
     assert s.audited == [3, 5, 6]  # the votes are counted as of all together
     # Nobody's samples depend on when they were drawn.
@@ -101,19 +101,19 @@ def test_as_many_are_drawn_as_are_lacking_until_none_is() -> None:
 def test_it_ends_at_the_limit_of_rounds() -> None:
     got, seen = Scripted("", rounds=1).fill()
     assert len(got.groups) == 6
-    assert seen == counts(2, 6, 0)
+    assert seen == counts(2, 6)
 
 
 def test_it_ends_when_there_are_no_other_problems() -> None:
     got, seen = Scripted("", rounds=9).fill()
     assert sorted(g.problem_id for g in got.groups) == [p.id for p in PROBLEMS]
-    assert seen == counts(4, 8, 0)
+    assert seen == counts(4, 8)
 
 
 def test_nothing_is_drawn_where_nothing_is_lacking_and_nothing_judged_where_it_is_off() -> None:
     drawn, _ = order()
     s = Scripted(" ".join(drawn), rounds=2)
-    assert s.fill()[1] == counts(1, 3, 3)
+    assert s.fill()[1] == counts(1, 3)
     off = Scripted("", rounds=0)
     got, seen = off.fill()
     assert (len(got.groups), seen, off.audited) == (3, {}, [])
