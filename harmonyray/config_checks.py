@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from harmonyray.config_sections import num_ranks
 from harmonyray.errors import ConfigError
 from harmonyray.protocols import ScalesRate
 from harmonyray.registry import nearest, resolve
@@ -36,6 +37,11 @@ def check_together(c: Config) -> None:
         weighs(c.method.options, tuple(c.views))
     if c.runtime.type == "in_process" and any(c.placement.for_group(g).replicas > 1 for g in groups):
         raise ConfigError("'runtime.type' is in_process, which has one engine per view: set placement replicas to 1, or use ray")
+    if c.runtime.type == "in_process" and num_ranks(c.learner) > 1:
+        raise ConfigError(
+            f"'learner.num_ranks' is {num_ranks(c.learner)}, and 'runtime.type' in_process has one process for everything: set "
+            "learner.num_ranks=1 or runtime.type=ray"
+        )
     check = getattr(resolve("methods", c.method.type), "check", None)
     if check is not None:  # a method of the user's own need not derive from MethodBase
         check(c.method.options, tuple(c.views))
@@ -176,6 +182,12 @@ def _check_gpus(c: Config, groups: list[str]) -> None:
         if check is not None:
             check(c.rollout.engine.options, f"placement.views.{name}", num_gpus, name in place.colocate)
     _check_colocated(c, given)
+    ranks, num_gpus = num_ranks(c.learner), place.learner.num_gpus
+    if ranks > 1 and num_gpus % ranks:
+        raise ConfigError(
+            f"'placement.learner.num_gpus' is {num_gpus:g}, and 'learner.num_ranks' {ranks}: ranks need whole GPUs, the same "
+            f"number each: set num_gpus to {ranks}, or to 0 for none"
+        )
     if c.sync.backend not in ("nccl", "ipc"):
         return
     frozen = {view for view in c.views if c.views[view].model is not None}

@@ -32,6 +32,12 @@ class Plugin(Section):
     options: SkipValidation[PluginOptions]  # `make_options` has validated them
 
 
+def num_ranks(learner: Plugin) -> int:
+    """The processes that an update is shared by: one where the learner has no such option."""
+    ranks: int = getattr(learner.options, "num_ranks", 1)
+    return ranks
+
+
 class ViewConfig(Plugin):
     num_samples: PositiveInt = Field(16, description="samples per problem and step in this view (N)")
     model: str | None = Field(
@@ -137,7 +143,7 @@ class PlacementConfig(Section):
     views: dict[str, ResourcesException] = Field(
         default_factory=dict, description="exceptions by the name of a view or of a shared group, what they set"
     )
-    learner: SingleResources
+    learner: SingleResources = Field(description="what the learner gets, dealt equally to its ranks")
     grader: SingleResources
     share: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="views that share one engine group, by the group's name; it is placed by that name"

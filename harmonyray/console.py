@@ -119,6 +119,13 @@ class Reporter:
         for reason in reasons:
             self.err.print(f"{reason}; set aside as refused-step-..., going on from step {step}")
 
+    def learner_lost(self, why: str) -> None:
+        """Why the learner is started again."""
+        self.err.print(why)
+
+    def started_again(self, step: int) -> None:
+        self.err.print(f"the learner is started again, going on from step {step}")
+
     def interrupted(self) -> None:
         self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
 

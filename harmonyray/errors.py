@@ -67,6 +67,18 @@ class CheckpointError(RunError):
     """A checkpoint that cannot be written (a full disk), or that is missing, incomplete or altered."""
 
 
+class LearnerLostError(RunError):
+    """The learner's process, or one of its ranks, is gone or hangs; what it had learned since the last checkpoint is lost."""
+
+
+class RankLostError(RunError):
+    """A rank of the learner that waited for another in vain."""
+
+
+class NotFiniteError(RunError):
+    """Too many updates in a row whose gradients were not finite; the learner is as it was before them."""
+
+
 class CollapseError(RunError):
     """A run that the collapse guard has paused."""
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from harmonyray.collect import collect
-from harmonyray.errors import RolloutsLostError, RunError
+from harmonyray.errors import LearnerLostError, NotFiniteError, RolloutsLostError, RunError
 from harmonyray.guarding import TurnBack
 from harmonyray.ledger import take_ledger
 from harmonyray.parts import Parts
@@ -22,7 +22,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
 
     A step is: sample every view and group the answers, judge, update, broadcast, evaluate and save when due. Raises RunError,
     with a checkpoint saved, for a step of which too little could be sampled, and CollapseError likewise if the guard says so;
-    TurnBack if it says to go back.
+    TurnBack if it says to go back; LearnerLostError, with nothing saved.
     """
     saved = first_step - 1
     finished: int | None = saved  # None while the learner may be at neither of two steps
@@ -82,11 +82,11 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
             if stopping:
                 return step
         return p.steps
-    except RunError as e:
-        _save_the_last(p, saved, step - 1 if isinstance(e, RolloutsLostError) else finished, e)
-        raise
-    except TurnBack:
+    except (TurnBack, LearnerLostError):
         _wait(coming)  # nobody samples any more when the weights are changed
+        raise
+    except RunError as e:
+        _save_the_last(p, saved, step - 1 if isinstance(e, (RolloutsLostError, NotFiniteError)) else finished, e)
         raise
     finally:
         beside.shutdown(wait=False, cancel_futures=True)
@@ -104,9 +104,12 @@ def _wait(coming: Future[Collected] | None) -> None:
 
 
 def _update(p: Parts, plan: Sequence[GroupRows], step: int) -> tuple[UpdateReport, float]:
-    """The report, and the seconds it took."""
+    """The report, and the seconds it took. A batch whose gradients are not finite once too often is kept."""
     begun = time.perf_counter()
-    report = p.runtime.update(plan, step)
+    try:
+        report = p.runtime.update(plan, step)
+    except NotFiniteError as e:
+        raise NotFiniteError(f"{e}. Its batch is in '{p.keep_batch(plan, step)}': see docs/learner.md for what to look at") from e
     return report, time.perf_counter() - begun
 
 
@@ -121,8 +124,8 @@ def _evaluate(p: Parts, step: int, clock: Clock, row: dict[str, Any]) -> RunErro
 
 
 def _save_the_last(p: Parts, saved: int, finished: int | None, error: RunError) -> None:
-    """What was learned until the step that is `finished` is kept, if the learner still has it and only that. (Rollouts that are
-    lost never got as far as the learner.)"""
+    """What was learned until the step that is `finished` is kept, if the learner still has it and only that. (Of rollouts that
+    are lost, and gradients that are not finite, it has learned nothing.)"""
     if finished is None or finished <= saved:
         return
     try:

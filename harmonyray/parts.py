@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Watch
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
-from harmonyray.types import AnswerGroup
+from harmonyray.types import AnswerGroup, GroupRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,9 @@ class Parts:
     """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `audit` looks at a step's views before the
     method judges, and returns metrics. With `lag` 1 a step's rollouts are sampled while the step before it is learned from;
     `syncs_in_flight`: whether weights may be broadcast meanwhile. Of fewer than `min_complete_share` of a step's problems
-    nothing is learned. `is_best`: whether a step with these metrics is to be saved although no checkpoint is due.
-    `dynamic_sampling`: how often a step may draw further problems (`resampling.py`)."""
+    nothing is learned. `keep_batch` writes the batch of a step's plan to a file for inspection. `is_best`: whether a step with
+    these metrics is to be saved although no checkpoint is due. `dynamic_sampling`: how often a step may draw further problems
+    (`resampling.py`)."""
 
     schedule: ProblemSchedule
     asks: Sequence[Ask]
@@ -31,6 +33,7 @@ class Parts:
     tracker: Tracker
     guard: Watch
     save: Callable[[int], None]
+    keep_batch: Callable[[Sequence[GroupRows], int], Path]
     seed: int
     steps: int
     eval_every: int

@@ -76,7 +76,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "graders": {"answers": "harmonyray.answers.grader:AnswerGrader"},
     "engines": {"hf": "harmonyray.engines.hf:HfEngine", "vllm": "harmonyray.engines.vllm:VllmEngine"},
-    "learners": {"torch": "harmonyray.learners.torch:TorchLearner"},
+    "learners": {
+        "torch": "harmonyray.learners.torch:TorchLearner",
+        "deepspeed": "harmonyray.learners.deepspeed:DeepSpeedLearner",
+    },
 }
 
 

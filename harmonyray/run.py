@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,14 @@ from harmonyray import build
 from harmonyray.checkpoint import STATE_FILE, CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
 from harmonyray.console import LABEL_WINDOW, Reporter
-from harmonyray.errors import CheckpointError
+from harmonyray.errors import CheckpointError, LearnerLostError
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Event, TurnBack, described
 from harmonyray.loop import train
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
-from harmonyray.rundir import Start, flat, open_run, write_text
+from harmonyray.rundir import Start, flat, keep_batch, open_run, write_text
 from harmonyray.tracking import MlflowRun, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
@@ -122,6 +124,7 @@ def _train(
             evaluator=evaluator,
             tracker=tracker,
             save=save,
+            keep_batch=partial(keep_batch, start.run_dir),
             is_best=start.store.is_best,
             guard=watch,
             seed=config.seed,
@@ -136,21 +139,50 @@ def _train(
         with tracker, _graceful_interrupt(reporter) as stop_asked:
             if config.guard.action == "rollback" and start.checkpoint is None:
                 save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
-            last = _train_on(turned, start, runtime, tracker, stop_asked)
+            last = _train_on(turned, start, runtime, tracker, reporter, stop_asked)
         if last == config.steps:
             replace_directory(start.run_dir / "model", runtime.save_model)
         return last, before, watch.events
 
 
-def _train_on(p: Parts, start: Start, runtime: Any, tracker: RunTracker, stop_asked: Callable[[], bool]) -> int:
-    """The loop, again from a checkpoint each time that the guard says to go back; the last step finished."""
-    first_step = start.first_step
+def _train_on(
+    p: Parts, start: Start, runtime: Any, tracker: RunTracker, reporter: Reporter, stop_asked: Callable[[], bool]
+) -> int:
+    """The loop, again from a checkpoint each time that the guard says to go back or the learner is lost; the last step
+    finished. Raises RunError once the run's restarts are used up."""
+    first_step, lost = start.first_step, False
+    parts = {"method": p.method, "guard": p.guard}
+    beginning = copy.deepcopy({name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)})
     while True:
         try:
+            if lost:
+                step = _start_learner_again(p, start, runtime, tracker, beginning)
+                reporter.started_again(step)
+                first_step, lost = step + 1, False
             return train(p, first_step, stop_asked)
         except TurnBack as back:
             _go_back(back, p, start, runtime, tracker)
             first_step = back.step + 1
+        except LearnerLostError as e:
+            reporter.learner_lost(str(e))
+            lost = True
+
+
+def _start_learner_again(p: Parts, start: Start, runtime: Any, tracker: RunTracker, beginning: Mapping[str, Any]) -> int:
+    """A new learner with everything else at the newest checkpoint, whose step is returned, or at the `beginning`."""
+    runtime.restart_learner()
+    found, refused = start.store.newest()
+    start.store.set_aside(refused)
+    if found is not None:
+        runtime.load(found[0])
+    state = beginning if found is None else found[1]
+    step = 0 if found is None else int(found[1]["step"])
+    if isinstance(p.method, Stateful):
+        p.method.load_state_dict(state["method"])
+    p.guard.load_state_dict(state["guard"])
+    tracker.go_back(step)
+    runtime.sync()
+    return step
 
 
 def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:

@@ -7,20 +7,28 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from harmonyray.algos.batching import fill_batch
 from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError
 from harmonyray.guard import START_STEPS
 from harmonyray.tracking import rewind
+from harmonyray.types import GroupRows
 
 MAY_CHANGE_ON_RESUME = {"steps", "placement", "runtime", "sync", "guard", "checkpoint", "tracking"}
 MAY_CHANGE_TOO = {"rollout.request_timeout_s", "rollout.max_attempts", "rollout.min_complete_share"}
+# A checkpoint is the same whoever trains, however many share an update, and wherever they keep what.
+MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("type", "num_ranks", "zero_stage", "offload", "optimizer", "packing")}
+MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("max_tokens_per_micro_batch", "gradient_checkpointing")}
+MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("collective_timeout_s", "max_skipped_updates")}
 RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
 
 
@@ -88,6 +96,15 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         out |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return out
+
+
+def keep_batch(run_dir: Path, plan: Sequence[GroupRows], step: int) -> Path:
+    """Writes the batch that a step would have learned from, for inspection: the arrays of `types.Batch` by name, as `np.load`
+    reads them."""
+    batch = fill_batch(plan)
+    path = run_dir / f"not-finite-step-{step:06d}.npz"
+    np.savez_compressed(path, **{field.name: getattr(batch, field.name) for field in fields(batch)})
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

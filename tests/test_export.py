@@ -150,7 +150,9 @@ def test_a_mistake_is_one_clear_message(
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("name", "named"), [("model/model.safetensors", "was altered"), ("optimizer.pt", "has 100 bytes")])
+@pytest.mark.parametrize(
+    ("name", "named"), [("model/model.safetensors", "was altered"), ("optimizer.safetensors", "has 100 bytes")]
+)
 def test_an_altered_checkpoint_is_not_exported(folder: Path, tmp_path: Path, name: str, named: str, capsys: Any) -> None:
     damaged = tmp_path / "run"
     shutil.copytree(folder / "run", damaged)

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ from harmonyray.cli import main
 
 disk, reference, arguments = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 report = []
-for room in (0.4, 2.0, 3.6):  # MiB left: the second checkpoint's weights do not fit, its optimizer, the final model
+for room in json.loads(sys.argv[4]):  # MiB left
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
     run_dir = disk / "run"
     first = main(["train", "quickstart", *arguments, "steps=1", "--run-dir", str(run_dir), "--json"])
@@ -83,14 +84,23 @@ def may_mount() -> bool:
 
 
 @pytest.mark.slow
-def test_a_full_disk_at_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("learner", "rooms"),
+    [
+        ("torch", [0.4, 2.0, 3.6]),  # the second checkpoint's weights do not fit, its optimizer, the final model
+        pytest.param("deepspeed", [2.0], marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="no DeepSpeed")),
+    ],
+)
+def test_a_full_disk_at_a_checkpoint(tmp_path: Path, learner: str, rooms: list[float]) -> None:
     if not may_mount():
         pytest.skip("needs user namespaces with mounts (unshare -rm)")
-    small_run(tmp_path / "reference", "steps=2", "checkpoint.every=1")
     (tmp_path / "disk").mkdir()
-    arguments = [*SMALL, "checkpoint.every=1", "checkpoint.keep=3", f"tracking.uri=sqlite:///{tmp_path / 'elsewhere.db'}"]
+    small = [*SMALL, f"learner.type={learner}"]
+    train = [sys.executable, "-m", "harmonyray", "train", "quickstart", *small, "steps=2", "checkpoint.every=1"]
+    subprocess.run([*train, "--run-dir", str(tmp_path / "reference")], check=True, capture_output=True, timeout=300)
+    arguments = [*small, "checkpoint.every=1", "checkpoint.keep=3", f"tracking.uri=sqlite:///{tmp_path / 'elsewhere.db'}"]
     command = ["unshare", "-rm", sys.executable, "-c", IN_NAMESPACE, str(tmp_path / "disk"), str(tmp_path / "reference")]
-    done = subprocess.run([*command, json.dumps(arguments)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, json.dumps(arguments), json.dumps(rooms)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for case in json.loads(done.stdout.splitlines()[-1]):
         assert case["codes"] == [0, 1, 0], case

@@ -107,7 +107,7 @@ def test_it_ends_at_the_limit_of_rounds() -> None:
 def test_it_ends_when_there_are_no_other_problems() -> None:
     got, seen = Scripted("", rounds=9).fill()
     assert sorted(g.problem_id for g in got.groups) == [p.id for p in PROBLEMS]
-    assert seen == counts(4, 8)
+    assert seen == counts(3, 8)
 
 
 def test_nothing_is_drawn_where_nothing_is_lacking_and_nothing_judged_where_it_is_off() -> None:

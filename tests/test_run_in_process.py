@@ -145,7 +145,7 @@ def test_the_summary_has_the_keys_of_the_contract(six: tuple[Path, dict[str, Any
 
 
 def test_training_changes_the_model_and_transformers_loads_it(six: tuple[Path, dict[str, Any]]) -> None:
-    import torch
+    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run_dir, _ = six
@@ -155,8 +155,8 @@ def test_training_changes_the_model_and_transformers_loads_it(six: tuple[Path, d
     ids = tokenizer("SOLVE: 52-37\n", return_tensors="pt", add_special_tokens=False)["input_ids"]
     out = model.generate(ids, max_new_tokens=64, do_sample=False)
     assert "boxed" in tokenizer.decode(out[0, ids.shape[1] :])
-    state = torch.load(run_dir / "checkpoints" / "step-000006" / "optimizer.pt", weights_only=True)
-    assert state["state"]
+    moments = load_file(run_dir / "checkpoints" / "step-000006" / "optimizer.safetensors")
+    assert {name.split("/")[0] for name in moments} == {"exp_avg", "exp_avg_sq"}
     assert weights(run_dir / "checkpoints" / "step-000006" / "model") == weights(run_dir / "model")
 
 

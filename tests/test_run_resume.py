@@ -141,13 +141,13 @@ def test_after_damage_the_checkpoint_before_is_used(folder: Path, six: tuple[Pat
     """One byte of the optimizer's moments: nothing but the checksum could tell."""
     run_dir = folder / "damaged"
     shutil.copytree(six[0], run_dir)
-    path = run_dir / "checkpoints" / "step-000006" / "optimizer.pt"
+    path = run_dir / "checkpoints" / "step-000006" / "optimizer.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     small_run(run_dir, *SIX, resume=True)
     said = capsys.readouterr().err
-    assert "step-000006' is refused: 'optimizer.pt' was altered" in said
+    assert "step-000006' is refused: 'optimizer.safetensors' was altered" in said
     assert "going on from step 3" in said
     assert_same_run(run_dir, six[0])
     assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["refused-step-000006", "step-000003", "step-000006"]

@@ -13,6 +13,7 @@ from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.vllm_gpu import VllmSender
 from harmonyray.engines.weight_group import WeightGroup
 from harmonyray.engines.weights import TensorSpec
+from harmonyray.learners.ranks import Rank
 
 
 class WeightStore:
@@ -34,6 +35,12 @@ def own_address() -> str:
     address: str = ray.util.get_node_ip_address()
     socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     return address
+
+
+def rank_at(number: int, meeting: tuple[str, int], timeout_s: float) -> Rank:
+    """A rank of the learner that meets the others at this address, where rank 0 has opened a store."""
+    host, port = meeting
+    return Rank(number, dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)))
 
 
 class TorchSender:

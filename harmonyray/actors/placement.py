@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harmonyray.config import Config
-from harmonyray.config_sections import Resources
+from harmonyray.config_sections import Resources, num_ranks
 from harmonyray.registry import resolve
 
 DIGITS = 4  # Ray counts resources in steps of 0.0001
@@ -137,9 +137,12 @@ def engine_groups(config: Config) -> list[EngineGroup]:
 
 
 def seats(config: Config) -> list[Seat]:
-    """Every actor of a run: the learner, each engine group's replicas, and last the grader, whom it suits to sit with others."""
-    learner, grader = config.placement.learner, config.placement.grader
-    out = [Seat("learner", 0, learner.num_cpus, learner.num_gpus, custom=learner.resources)]
+    """Every actor of a run: the learner's ranks, which share what the learner gets, each engine group's replicas, and last the
+    grader, whom it suits to sit with others."""
+    learner, grader, ranks = config.placement.learner, config.placement.grader, num_ranks(config.learner)
+    custom = {key: round(value / ranks, DIGITS) for key, value in learner.resources.items()}
+    num_cpus, num_gpus = round(learner.num_cpus / ranks, DIGITS), learner.num_gpus / ranks
+    out = [Seat("learner", rank, num_cpus, num_gpus, custom=custom) for rank in range(ranks)]
     for group in engine_groups(config):
         want = group.resources
         out += [Seat(group.label, i, want.num_cpus, want.num_gpus, group, want.resources) for i in range(want.replicas)]
@@ -147,8 +150,8 @@ def seats(config: Config) -> list[Seat]:
 
 
 def bundle_numbers(wanted: Sequence[Seat]) -> list[int]:
-    """The number of each seat's bundle, counted from 0: a bundle of its own, but that of the learner for colocated engines
-    (where there is a learner)."""
+    """The number of each seat's bundle, counted from 0: a bundle of its own, but that of the learner's rank 0 for colocated
+    engines (where there is a learner)."""
     learner = next((i for i, seat in enumerate(wanted) if seat.group == "learner"), None)
     owner = [
         learner if learner is not None and seat.engines is not None and seat.engines.colocated else i

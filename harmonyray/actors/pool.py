@@ -62,6 +62,11 @@ class ActorPool:
 
     def replace(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
         """A new actor in a dead one's seat. Raises RunError once the run's restarts are used up, or if the seat is gone."""
+        self.count_restart(name)
+        return self.seat_again(name, handle, cls, bundle, num_gpus, *args, calls=calls)
+
+    def count_restart(self, name: str) -> None:
+        """Raises RunError if `name` would be restarted once too often."""
         self.check_open()
         if self.restarts >= self.config.max_restarts:
             raise RunError(
@@ -69,6 +74,10 @@ class ActorPool:
                 "under the Ray session's logs, check memory with `harmonyray doctor`, then continue with --resume"
             )
         self.restarts += 1
+
+    def seat_again(self, name: str, handle: Any, cls: type[Any], bundle: int, num_gpus: float, *args: Any, calls: int = 1) -> Any:
+        """Ends the actor `handle` and starts a new one in its seat. Raises RunError if the seat is gone."""
+        self.check_open()
         ray.kill(handle)
         self._handles = [pair for pair in self._handles if pair[1] is not handle]
         if not self.placement.restore(bundle, self.config.start_timeout_s):
@@ -92,11 +101,11 @@ class ActorPool:
                     raise RunError(
                         f"{name} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
                     ) from e
-                self._give_up_lost()
+                self.give_up_lost()
             except RayTaskError as e:
                 raise e.cause from e
 
-    def _give_up_lost(self) -> None:
+    def give_up_lost(self) -> None:
         """Ends the actors whose nodes are gone. Ray would start one that was not up yet as soon as the node came back."""
         lost = self.placement.drop_lost()
         for bundle, handle in self._handles:

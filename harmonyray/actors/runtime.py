@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.actors.grader import RayGrader
+from harmonyray.actors.learner_group import LearnerGroup
 from harmonyray.actors.placement import Seat, bundle_numbers
 from harmonyray.actors.pool import DEATHS, ActorPool
 from harmonyray.actors.replicas import Replica
@@ -21,9 +22,9 @@ from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.sampling import Sampling, dealt
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.sync import WeightSync
-from harmonyray.actors.workers import EngineWorker, LearnerWorker
+from harmonyray.actors.workers import EngineWorker
 from harmonyray.config import Config
-from harmonyray.errors import RunError, WeightSyncError, first_line
+from harmonyray.errors import LearnerLostError, RunError, WeightSyncError, first_line
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
 from harmonyray.rollouts import Tally
 from harmonyray.types import FailedAttempt, GroupRows, Problem, ProblemRollouts, UpdateReport
@@ -54,20 +55,17 @@ class RayRuntime:
         self._idle = threading.Event()  # whether no call of `sample` is under way
         self._idle.set()
         self.replicas: list[Replica] = []
-        self.learner: Any = None
+        self.learners: LearnerGroup | None = None
         self.restarts_taken = 0
         self.policy_version = 0
-        for bundle, seat in zip(bundle_numbers(seats), seats, strict=True):
+        placed = list(zip(bundle_numbers(seats), seats, strict=True))
+        ranks = [(bundle, seat) for bundle, seat in placed if seat.group == "learner"]
+        if spec.learner is not None:
+            self.learners = LearnerGroup(self.pool, ranks, spec.learner, spec.loss, config.sync.timeout_s)
+        for bundle, seat in placed:
             if seat.group == "grader":
                 self.grader = RayGrader(self.pool, bundle, seat, spec.grader)
-            elif seat.group == "learner":
-                assert spec.learner is not None, "a seat for a learner that there is not"
-                self.learner = self.pool.start(
-                    LearnerWorker, bundle, seat.num_gpus, spec.learner, spec.loss, config.sync.timeout_s
-                )
-                self._learner_started = self.learner.start.remote()
-            else:
-                assert seat.engines is not None
+            elif seat.engines is not None:
                 handle = self.pool.start(EngineWorker, bundle, seat.num_gpus, spec.engines[seat.engines.name], calls=CALLS)
                 # An engine looks at what the GPU has left when it starts: one that shares it waits for the learner.
                 started = None if seat.engines.colocated and spec.learner else handle.start.remote()
@@ -75,21 +73,26 @@ class RayRuntime:
 
     def start(self) -> None:
         """Waits until every part is built. Raises what a part's constructor raised, RunError for an actor that died."""
-        if self.learner is not None:
-            self._wait_for("the learner", self._learner_started)
+        if self.learners is not None:
+            self.learners.wait()
         for replica in self.replicas:
             replica.started = replica.started or replica.handle.start.remote()
         for replica in self.replicas:
             self._wait_for(replica.name, replica.started)
         self._wait_for("the grader", self.grader.started)
-        if self.learner is not None:
-            self.weight_sync = WeightSync(self.pool, self.learner, self.sync_config)
+        if self.learners is not None:
+            self.weight_sync = WeightSync(self.pool, self.learners, self.sync_config)
 
     def _wait_for(self, name: str, started: Any) -> None:
         try:
             self.pool.get(started)
         except DEATHS as e:
             raise RunError(f"{name} died while it was starting: {first_line(e)}; check memory with `harmonyray doctor`") from e
+
+    @property
+    def learner(self) -> Any:
+        """The actor of the learner's rank 0, None where nothing is trained."""
+        return None if self.learners is None else self.learners.handles[0]
 
     @property
     def engine_version(self) -> int:
@@ -177,6 +180,17 @@ class RayRuntime:
         for replica in self.replicas:
             replica.version = None
 
+    def restart_learner(self) -> None:
+        """After a LearnerLostError: a learner as at the start of the run, which the engines know nothing of yet. Raises RunError
+        once the run's restarts are used up."""
+        assert self.learners is not None
+        with self._changing:
+            self.learners.restart()
+            self.weight_sync = WeightSync(self.pool, self.learners, self.sync_config)
+            self.policy_version = self._learn("policy_version")
+            for replica in self.replicas:
+                replica.version = None
+
     def scale_rate(self, scale: float) -> None:
         self._learn("scale_rate", scale)
 
@@ -201,10 +215,11 @@ class RayRuntime:
         """The learner's weights to these engines; marks who died of it, or is stuck. Raises WeightSyncError if nobody did."""
         try:
             num_bytes = self.weight_sync.broadcast(replicas, self.policy_version)
+        except LearnerLostError:
+            self._mark_hung(replicas)
+            raise
         except (*DEATHS, WeightSyncError) as e:
-            hung = self.weight_sync.hung()
-            for replica in replicas:
-                replica.dead = replica.dead or replica.name in hung
+            self._mark_hung(replicas)
             if not self._find_dead():
                 self._learn("policy_version")
                 raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {first_line(e)}") from e
@@ -212,6 +227,12 @@ class RayRuntime:
         for replica in replicas:
             replica.version, replica.behind = self.policy_version, False
         return num_bytes
+
+    def _mark_hung(self, replicas: Sequence[Replica]) -> None:
+        """After a broadcast that failed: who is stuck in it is as good as dead."""
+        hung = self.weight_sync.hung()
+        for replica in replicas:
+            replica.dead = replica.dead or replica.name in hung
 
     def _may_be_asked(self, replica: Replica) -> bool:
         """Not one that is being replaced, nor one without the learner's weights."""
@@ -253,10 +274,6 @@ class RayRuntime:
         return any(r.dead for r in self.replicas)
 
     def _learn(self, method: str, *args: Any) -> Any:
-        """A call to the learner. Its state cannot be restarted, so its death is a RunError."""
-        try:
-            return self.pool.get(getattr(self.learner, method).remote(*args))
-        except DEATHS as e:
-            raise RunError(
-                f"the learner died during {method!r}: look at memory (`harmonyray doctor`), then continue with --resume"
-            ) from e
+        """A call to the learner. Its death is a LearnerLostError: what it had learned cannot be restarted."""
+        assert self.learners is not None
+        return self.learners.call(method, *args)

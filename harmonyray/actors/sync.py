@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from harmonyray.actors.learner_group import LearnerGroup
 from harmonyray.actors.pool import ActorPool
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.transports import WeightEnd, plan_groups
@@ -18,13 +19,13 @@ HUNG_S = 2.0  # beyond the limits of a broadcast, which everybody keeps that is 
 
 
 class WeightSync:
-    """Broadcasts from `learner` (an actor that has started) to engine actors."""
+    """Broadcasts from the learner's rank 0 to engine actors; the learner has started."""
 
-    def __init__(self, pool: ActorPool, learner: Any, sync_config: SyncConfig) -> None:
+    def __init__(self, pool: ActorPool, learner: LearnerGroup, sync_config: SyncConfig) -> None:
         self.pool, self.learner, self.sync_config = pool, learner, sync_config
-        self.weight_specs = learner.weight_specs.remote()
-        self.host, self.port = pool.get(learner.address.remote())
-        self._end: WeightEnd = pool.get(learner.weight_end.remote())
+        self.weight_specs = learner.handles[0].weight_specs.remote()
+        self.host, self.port = learner.call("address")
+        self._end: WeightEnd = learner.call("weight_end")
         self._group_number = 0
         self._joined: list[Any] = []  # the handles that are in the present groups
         self._asked: dict[str, Any] = {}  # the latest call to each engine, by the replica's name
@@ -51,8 +52,7 @@ class WeightSync:
             self._join(replicas)
         acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
         self._asked = {r.name: ack for r, ack in zip(replicas, acks, strict=True)}
-        sending = self.learner.send.remote(self.weight_specs, self._bucket_bytes)
-        version, num_bytes, checksums = self.pool.get(sending, "the learner")
+        version, num_bytes, checksums = self.learner.call("send", self.weight_specs, self._bucket_bytes)
         self._check_loaded(replicas, acks)
         self._joined = engines
         for replica, held in zip(replicas, self.pool.get(acks), strict=True):
@@ -81,7 +81,7 @@ class WeightSync:
             self._group_of |= dict.fromkeys(group.first_ranks, len(specs) - 1)
             self._changes_at_once |= set(group.first_ranks) if group.transport in ("vllm_nccl", "ipc") else set()
             self._asked |= {engine: by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()}
-        self.pool.get([self.learner.join.remote(specs), *self._asked.values()])
+        self.pool.get([self.learner.handles[0].join.remote(specs), *self._asked.values()])
 
     def _check_loaded(self, replicas: Sequence[Replica], acks: Sequence[Any]) -> None:
         """Every engine has every byte: now each loads them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from harmonyray.actors.specs import SAMPLING, PartSpec
 from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
 from harmonyray.engines.roll_call import GroupSpec
-from harmonyray.errors import BrokenEngineError, WeightSyncError
+from harmonyray.errors import BrokenEngineError, RankLostError, WeightSyncError, first_line
 from harmonyray.protocols import Sleeps, View
 from harmonyray.rollouts import Want, figures, serve
 from harmonyray.types import (
@@ -38,6 +39,7 @@ from harmonyray.types import (
 if TYPE_CHECKING:
     from harmonyray.engines.weights import TensorSpec
 
+MEETING_TIMEOUT_S = 600.0  # for the ranks of a learner that load the model from a slow disk
 NOT_HERE: Here[Texts] = Here(Texts((), ()))
 
 
@@ -122,17 +124,29 @@ def _end_if_broken(error: Exception) -> None:
 
 
 class LearnerWorker:
-    """The learner; also rank 0 of every broadcast group."""
+    """A rank of the learner; rank 0 is also that of every broadcast group."""
 
     def __init__(self, spec: PartSpec, loss: PartSpec, store_timeout_s: float) -> None:
         self.spec, self.loss, self.store_timeout_s = spec, loss, store_timeout_s
         self.senders: list[Any] = []
 
-    def start(self) -> int:
-        """Builds the learner and the store that broadcast groups meet at; returns the process id. Raises ModelError."""
+    def open_meeting(self) -> tuple[str, int]:
+        """The address of a store on this node that the ranks of the learner meet at."""
         from harmonyray.actors.broadcast import WeightStore, own_address
 
-        self.learner = self.spec.build(loss=self.loss.build())
+        self.meeting = WeightStore(own_address(), MEETING_TIMEOUT_S)
+        return self.meeting.host, self.meeting.port
+
+    def start(self, rank: int = 0, meeting: tuple[str, int] | None = None) -> int:
+        """Builds the learner, one of several ranks if there is a `meeting`, and the store that broadcast groups meet at; returns
+        the process id. Raises ModelError."""
+        from harmonyray.actors.broadcast import WeightStore, own_address, rank_at
+        from harmonyray.engines.weights import specs
+
+        about = {} if meeting is None else {"rank": rank_at(rank, meeting, MEETING_TIMEOUT_S)}
+        with _told_apart():
+            self.learner = self.spec.build(loss=self.loss.build(), **about)
+            self.specs = specs(self.learner.weights())
         self.store = WeightStore(own_address(), self.store_timeout_s)
         return os.getpid()
 
@@ -144,9 +158,7 @@ class LearnerWorker:
         return version
 
     def weight_specs(self) -> list[TensorSpec]:
-        from harmonyray.engines.weights import specs
-
-        return specs(self.learner.weights())
+        return self.specs
 
     def weight_end(self) -> WeightEnd:
         return WeightEnd(1, TRANSPORTS, own_gpus())
@@ -160,8 +172,11 @@ class LearnerWorker:
 
     def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int, list[int]]:
         """Broadcasts the weights in every group, one after the other, also after one that fails; returns the policy version, the
-        bytes per engine, and by group the checksum to be acknowledged. Raises WeightSyncError for the first group that failed."""
-        weights = self.learner.weights()
+        bytes per engine, and by group the checksum to be acknowledged. Raises WeightSyncError for the first group that failed.
+
+        Ranks above 0 are in no group: they only help to put the weights together."""
+        with _told_apart():
+            weights = self.learner.weights()
         sent: list[tuple[int, int]] = []
         failed: list[WeightSyncError] = []
         for each in self.senders:
@@ -171,11 +186,13 @@ class LearnerWorker:
                 failed.append(e)
         if failed:
             raise failed[0]
-        return self.learner.policy_version, sent[0][0], [checksum for _, checksum in sent]
+        return self.learner.policy_version, sent[0][0] if sent else 0, [checksum for _, checksum in sent]
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""
-        report: UpdateReport = self.learner.update(fill_batch(plan), step)
+        batch = fill_batch(plan)
+        with _told_apart():
+            report: UpdateReport = self.learner.update(batch, step)
         return report
 
     def free_cache(self) -> None:
@@ -185,18 +202,34 @@ class LearnerWorker:
         torch.cuda.empty_cache()
 
     def save(self, directory: Path) -> None:
-        self.learner.save(directory)
+        with _told_apart():
+            self.learner.save(directory)
 
     def save_model(self, directory: Path) -> None:
-        self.learner.save_model(directory)
+        with _told_apart():
+            self.learner.save_model(directory)
 
     def scale_rate(self, scale: float) -> None:
         self.learner.scale_rate(scale)
 
     def load(self, directory: Path) -> int:
-        self.learner.load(directory)
+        with _told_apart():
+            self.learner.load(directory)
         version: int = self.learner.policy_version
         return version
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Turns the errors that come of another rank's death or silence into RankLostError."""
+    from harmonyray.learners.ranks import has_lost_others
+
+    try:
+        yield
+    except Exception as e:
+        if has_lost_others(e):
+            raise RankLostError(first_line(e)) from e
+        raise
 
 
 class GraderWorker:

@@ -28,8 +28,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str, dtype: str) -> PreTrainedModel:
-    """A causal language model in `dtype` ("float32" or "bfloat16") on the GPU if there is one.
+def load_model(name: str, dtype: str, place: torch.device | None = None) -> PreTrainedModel:
+    """A causal language model in `dtype` ("float32" or "bfloat16") on `place`, by default the GPU if there is one.
 
     Raises ModelError if it cannot be loaded, or if its weights are not all there: transformers would draw the missing at random.
     """
@@ -45,7 +45,7 @@ def load_model(name: str, dtype: str) -> PreTrainedModel:
             f"model {name!r} lacks {len(wrong)} weights that its config.json asks for, {wrong[0]} for one: "
             "save it again with save_pretrained"
         )
-    placed: PreTrainedModel = model.to(device()).eval()
+    placed: PreTrainedModel = model.to(place or device()).eval()
     return placed
 
 

@@ -6,10 +6,11 @@ PEFT is imported when an adapter is made.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -40,9 +41,45 @@ class LoraOptions(PluginOptions):
     )
 
 
-class Adapter:
+class NoAdapter:
+    """What `Adapter` does, for a model that is trained as a whole.
+
+    `apart`: whether what is trained is no part of the model as it is saved.
+    """
+
+    apart = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def reference(self) -> PreTrainedModel:
+        """The model that the run begins with; to be asked for before it is trained, and run inside `off`."""
+        return copy.deepcopy(self.model).requires_grad_(False)
+
+    def off(self) -> AbstractContextManager[None]:
+        """Meanwhile `reference` is the model that the run began with."""
+        return nullcontext()
+
+    def dropping(self, step: int) -> AbstractContextManager[None]:
+        """Meanwhile dropout is on, if there is any; what it drops depends on the step alone, and on how the update is cut into
+        micro-batches."""
+        return nullcontext()
+
+    def merged(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """From all weights of the trained model those of a plain one that computes the same, by its names and in its order."""
+        return dict(weights)
+
+    def plain_state(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a plain model with these `merged` weights: with the buffers that are saved beside them."""
+        buffers = dict(self.model.named_buffers())
+        return {**weights, **{name: t for name, t in self.model.state_dict().items() if name in buffers}}
+
+
+class Adapter(NoAdapter):
     """A model's adapter. Making one puts it into the model's layers, where only it is left to be trained. `layers`: those that
     have one, by name."""
+
+    apart = True
 
     def __init__(self, model: PreTrainedModel, options: LoraOptions) -> None:
         """It begins alike in every run. Raises ConfigError without PEFT, and for layers that cannot have an adapter."""
@@ -57,7 +94,7 @@ class Adapter:
                 inject_adapter_in_model(config, model, NAME)
         except ValueError as e:
             raise ConfigError(f"'learner.lora.target_modules' does not fit the model: {first_line(e)}") from e
-        self.model = model
+        super().__init__(model)
         self.layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
         self._check_layers()
         model.eval()  # the adapters' dropout too
@@ -65,14 +102,11 @@ class Adapter:
             plain_head(model)
             packs(model)
 
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """What is trained, by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+    def reference(self) -> PreTrainedModel:
+        return self.model
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Meanwhile the model is the one that the run began with."""
         for layer in self.layers.values():
             layer.enable_adapters(False)
         try:
@@ -83,7 +117,6 @@ class Adapter:
 
     @contextmanager
     def dropping(self, step: int) -> Iterator[None]:
-        """Meanwhile dropout is on; what it drops depends on the step alone, and on how the update is cut into micro-batches."""
         dropouts = [dropout for layer in self.layers.values() for dropout in layer.lora_dropout.values()]
         with _seeded("lora dropout", step):
             for dropout in dropouts:
@@ -96,8 +129,7 @@ class Adapter:
 
     @torch.no_grad()
     def merged(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From all weights of the model with its adapter those that a model without one has, by its names and in its order; new
-        tensors where a layer has an adapter."""
+        """New tensors where a layer has an adapter, else those given."""
         out = {}
         for name, weight in weights.items():
             owner, _, leaf = name.rpartition(".")
@@ -111,11 +143,6 @@ class Adapter:
                 out[f"{layer}.{leaf}"] = weight
         return out
 
-    def plain_state(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a plain model with these `merged` weights: with the buffers that are saved beside them."""
-        buffers = dict(self.model.named_buffers())
-        return {**weights, **{name: t for name, t in self.model.state_dict().items() if name in buffers}}
-
     def _check_layers(self) -> None:
         """Raises ConfigError for an adapter that `merged` could not take up."""
         uses = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
@@ -127,6 +154,11 @@ class Adapter:
             else:
                 continue
             raise ConfigError(f"'learner.lora.target_modules' names {name!r}, which {why}: leave it out")
+
+
+def make_adapter(model: PreTrainedModel, options: LoraOptions | None) -> NoAdapter:
+    """See `Adapter`; without options the whole model is trained."""
+    return NoAdapter(model) if options is None else Adapter(model, options)
 
 
 def require_peft() -> None:

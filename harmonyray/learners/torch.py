@@ -6,22 +6,24 @@ weighs every token by the whole batch, so micro-batching changes nothing but spe
 
 from __future__ import annotations
 
-import copy
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from harmonyray.algos.objective import Objective
 from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import lay_out, named_weights
-from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.errors import ConfigError
+from harmonyray.learners.lora import LoraOptions, make_adapter
 from harmonyray.learners.micro_batches import micro_batches
 from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.schedules import ScheduleOptions, learning_rate
+from harmonyray.learners.skips import SkipOptions, Skips
+from harmonyray.learners.state import MASTER, MODEL, Counts, adam_moments, load_state, save_state, set_adam_moments
 from harmonyray.protocols import Loss
 from harmonyray.types import Batch, UpdateReport
 
@@ -29,13 +31,25 @@ from harmonyray.types import Batch, UpdateReport
 class TorchLearner:
     """Trains one copy of the model. `policy_version` counts the updates."""
 
-    class Options(ScheduleOptions):
+    class Options(ScheduleOptions, SkipOptions):
         weight_decay: NonNegativeFloat = 0.0
         max_grad_norm: PositiveFloat = 1.0
         max_tokens_per_micro_batch: PositiveInt = 4096
+        num_ranks: PositiveInt = Field(1, description="processes that share an update: one")
         packing: bool = Field(
             False, description="rows end to end instead of padded, where the model can: for FlashAttention (slower on a CPU)"
         )
+        lora: LoraOptions | None = Field(
+            None, description="{rank, alpha, dropout, target_modules}: train a low-rank adapter beside frozen weights; null: all"
+        )
+
+        @model_validator(mode="after")
+        def _one_process(self) -> TorchLearner.Options:
+            if type(self) is TorchLearner.Options and self.num_ranks > 1:
+                raise ValueError(
+                    f"num_ranks is {self.num_ranks}, and the torch learner is one process: set learner.type=deepspeed"
+                )
+            return self
 
     def __init__(self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int) -> None:
         """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded, ConfigError for
@@ -50,45 +64,60 @@ class TorchLearner:
         self.model = load_model(model, dtype)
         lay_out(self.model)
         self.objective = Objective(loss, objective)
-        self.reference = copy.deepcopy(self.model).requires_grad_(False) if self.objective.needs_reference else None
-        self.passes = Passes(self.model, self.reference, self.objective, options.packing)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        self.adapter = make_adapter(self.model, options.lora)
+        self.reference = self.adapter.reference() if self.objective.needs_reference else None
+        self.passes = Passes(self.model, self.reference, self.objective, options.packing, self.adapter.off)
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=options.lr, weight_decay=options.weight_decay)
         self.policy_version = 0
         self.lr_scale = 1.0
+        self.skips = Skips(options.max_skipped_updates)
 
     def update(self, batch: Batch, step: int) -> UpdateReport:
-        """One optimizer step on the batch; `step` (from 1) sets the learning rate."""
+        """One optimizer step on the batch; `step` (from 1) sets the learning rate.
+
+        Gradients that are not finite are dropped: weights, optimizer and policy version stay, and `skipped_updates` is 1. Raises
+        NotFiniteError if that was so too often in a row.
+        """
         row_weight, seen = self.objective.row_weights(batch), []
         self.optimizer.zero_grad(set_to_none=True)
-        for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
-            loss, values = self.passes.loss_of(batch, rows, row_weight)
-            loss.backward()
-            seen.append(values)
+        with self.adapter.dropping(step):
+            for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
+                loss, values = self.passes.loss_of(batch, rows, row_weight)
+                loss.backward()
+                seen.append(values)
         lr = learning_rate(self.options, step, self.steps) * self.lr_scale
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
-        self.optimizer.step()
-        self.policy_version += 1
-        return UpdateReport(self.policy_version, summary(seen) | {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows})
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.options.max_grad_norm)
+        skipped = not bool(torch.isfinite(norm))
+        if not skipped:
+            self.optimizer.step()
+            self.policy_version += 1
+        self.skips.count(skipped, step)
+        about = {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows, "skipped_updates": float(skipped)}
+        return UpdateReport(self.policy_version, summary(seen) | about)
 
     def scale_rate(self, scale: float) -> None:
         """From here on the learning rate is `scale` times the schedule's; checkpoints keep it."""
         self.lr_scale = scale
 
     def weights(self) -> dict[str, Tensor]:
-        return named_weights(self.model)
+        """By name; with an adapter those of a plain model that computes the same."""
+        return self.adapter.merged(named_weights(self.model))
 
     def save_model(self, directory: Path) -> None:
         """Writes model and tokenizer so that transformers can load them from `directory`."""
-        self.model.save_pretrained(directory)
+        self.model.save_pretrained(directory, state_dict=self.adapter.plain_state(self.weights()))
         self.tokenizer.save_pretrained(directory)
 
     def save(self, directory: Path) -> None:
         """Writes everything that `load` needs to go on as if nothing had happened."""
-        self.save_model(directory / "model")
-        torch.save(self.optimizer.state_dict(), directory / "optimizer.pt")
-        (directory / "learner.json").write_text(json.dumps({"policy_version": self.policy_version, "lr_scale": self.lr_scale}))
+        self.save_model(directory / MODEL)
+        parts: dict[str, Mapping[str, Tensor]] = {**adam_moments(self.optimizer, self.parameters)}
+        if self.adapter.apart:
+            parts[MASTER] = self.parameters
+        save_state(directory, Counts(self.policy_version, self.lr_scale), parts)
 
     def load(self, directory: Path) -> None:
         """Takes up weights, optimizer and policy version of a checkpoint; the reference model stays the run's first.
@@ -96,17 +125,10 @@ class TorchLearner:
         Raises CheckpointError if a part of it is missing, damaged or of another model.
         """
         self.optimizer.zero_grad(set_to_none=True)  # in the middle of a run there are gradients, which nobody needs any more
-        try:
-            saved = load_model(str(directory / "model"), str(self.model.dtype).removeprefix("torch."))
-            optimizer = torch.load(directory / "optimizer.pt", weights_only=True, map_location="cpu")
-            counters = json.loads((directory / "learner.json").read_text())
-            version, scale = counters["policy_version"], counters["lr_scale"]
-            self.model.load_state_dict(saved.state_dict())
-            self.optimizer.load_state_dict(optimizer)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as e:  # a damaged file makes torch's reader raise anything
-            raise CheckpointError(
-                f"checkpoint '{directory}' cannot be loaded ({e}): delete it to resume from the one before it"
-            ) from e
-        self.policy_version, self.lr_scale = version, scale
+        shapes, dtype = {name: p.shape for name, p in self.parameters.items()}, str(self.model.dtype).removeprefix("torch.")
+        state = load_state(directory, shapes, dtype, self.adapter.apart)
+        for name, p in self.parameters.items():
+            p.data.copy_(state.weights[name])
+        set_adam_moments(self.optimizer, self.parameters, state)
+        self.policy_version, self.lr_scale = state.counts.policy_version, state.counts.lr_scale
+        self.skips.forget()

@@ -70,7 +70,7 @@ def test_a_run_on_a_cluster_computes_the_same_and_leaves_the_cluster_up(
     assert main(["train", "quickstart", *SMALL, *ROOM, "model.path=copied", "--run-dir", "runs/one", "--json"]) == 0
     assert not ray.is_initialized()
     assert (tmp_path / "runs/one/model/config.json").is_file()
-    assert (tmp_path / "runs/one/checkpoints/step-000003/optimizer.pt").is_file()
+    assert (tmp_path / "runs/one/checkpoints/step-000003/optimizer.safetensors").is_file()
 
     ray.init(address=address, log_to_driver=False)
     try:

@@ -276,9 +276,10 @@ def test_a_killed_learner_ends_the_run_with_a_word_about_resume(
 
     monkeypatch.setattr(RayRuntime, "sample", kill_learner)
     monkeypatch.setattr("harmonyray.evaluate.Evaluator.evaluate", lambda self, version: {})
-    assert train_cli(runs / "learner") == 1
+    assert train_cli(runs / "learner", "runtime.max_restarts=0") == 1
     err = capsys.readouterr().err
     assert "the learner died during 'update'" in err
+    assert "the learner died and all 0 restarts" in err
     assert "--resume" in err
     assert "Traceback" not in err
 

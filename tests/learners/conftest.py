@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from deepspeed_ranks import Ranks
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -115,3 +117,15 @@ def naive_logprobs(directory: str | Path, ids: np.ndarray, lengths: np.ndarray, 
 @pytest.fixture
 def workshop(tiny_model: str) -> Workshop:
     return Workshop(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[dict[int, Ranks]]:
+    """DeepSpeed learners: one process, and two that belong together. They leave nothing in shared memory."""
+    before = set(Path("/dev/shm").glob("deepspeed*"))
+    started = {1: Ranks(1), 2: Ranks(2)}
+    yield started
+    for each in started.values():
+        each.close()
+    assert not any(process.is_alive() for each in started.values() for process in each.processes)
+    assert set(Path("/dev/shm").glob("deepspeed*")) <= before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from harmonyray.algos.losses.ppo_clip import PpoClip
@@ -229,7 +231,7 @@ def test_a_missing_checkpoint(workshop: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "junk"])
-@pytest.mark.parametrize("name", ["optimizer.pt", "learner.json", "model/model.safetensors", "model/config.json"])
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "learner.json", "model/model.safetensors", "model/config.json"])
 def test_a_damaged_checkpoint_leaves_the_version_alone(workshop: Any, tmp_path: Path, name: str, damage: str) -> None:
     learner = workshop.learner()
     learner.update(workshop.batch(), 1)
@@ -252,8 +254,37 @@ def test_a_checkpoint_of_another_model(workshop: Any, tmp_path: Path) -> None:
     learner.save(tmp_path)
     shutil.rmtree(tmp_path / "model")
     shutil.copytree(model_path("quickstart"), tmp_path / "model")
-    with pytest.raises(CheckpointError, match="size mismatch"):
+    with pytest.raises(CheckpointError, match="the model that is trained has"):
         learner.load(tmp_path)
+
+
+def test_what_lies_in_a_checkpoint(workshop: Any, tmp_path: Path) -> None:
+    """AdamW's moments by hand: after the first step 0.1 g and 0.001 g^2."""
+    learner = workshop.learner()
+    learner.update(workshop.batch(), 1)
+    learner.save(tmp_path)
+    tensors = load_file(tmp_path / "optimizer.safetensors")
+    parameters = dict(learner.model.named_parameters())
+    assert set(tensors) == {f"{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in parameters}
+    for name, p in parameters.items():
+        assert tensors[f"exp_avg/{name}"].numpy() == pytest.approx(0.1 * p.grad.numpy(), rel=1e-4, abs=1e-9)
+        assert tensors[f"exp_avg_sq/{name}"].numpy() == pytest.approx(0.001 * p.grad.numpy() ** 2, rel=1e-4, abs=1e-9)
+    assert json.loads((tmp_path / "learner.json").read_text()) == {"policy_version": 1, "lr_scale": 1.0}
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_an_update_that_is_not_finite_is_left_out(workshop: Any, bad: float) -> None:
+    learner, want = workshop.learner(), workshop.learner()
+    assert learner.update(workshop.batch(), 1).metrics["skipped_updates"] == 0.0
+    want.update(workshop.batch(), 1)
+    broken = workshop.batch(seed=1)
+    broken.advantages[0, broken.response_mask[0]] = bad
+    report = learner.update(broken, 2)
+    assert report.metrics["skipped_updates"] == 1.0
+    assert report.policy_version == learner.policy_version == 1
+    assert_equal(learner.weights(), want.weights())
+    assert learner.update(workshop.batch(seed=2), 3) == want.update(workshop.batch(seed=2), 3)
+    assert_equal(learner.weights(), want.weights())
 
 
 # --- to the engine, in one process -----------------------------------------------------------------------------------

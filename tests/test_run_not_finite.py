@@ -1,0 +1,59 @@
+"""Gradients that are not finite: the updates are left out and counted, and too many in a row end the run with the batch kept."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_helpers import rows, small_run
+
+from harmonyray.algos.losses.ppo_clip import PpoClip
+from harmonyray.errors import NotFiniteError
+from harmonyray.types import Batch
+
+STEPS = ("steps=4", "checkpoint.every=4", "learner.max_skipped_updates=2")
+
+
+def break_from(monkeypatch: pytest.MonkeyPatch, first: int, last: int = 99) -> list[int]:
+    """Makes the loss of the updates `first`..`last` of this process no number. (Small runs have one micro-batch an update.)"""
+    per_token, seen = PpoClip.per_token, list[int]()
+
+    def broken(self: PpoClip, *args: Any) -> Any:
+        seen.append(1)
+        loss, clipped = per_token(self, *args)
+        return (loss * float("nan") if first <= len(seen) <= last else loss), clipped
+
+    monkeypatch.setattr(PpoClip, "per_token", broken)
+    return seen
+
+
+def test_one_update_that_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = break_from(monkeypatch, 2, 2)
+    small_run(tmp_path / "run", *STEPS)
+    assert len(seen) == 4
+    assert [row["train/skipped_updates"] for row in rows(tmp_path / "run")] == [0, 1, 0, 0]
+    assert [row["policy_version"] for row in rows(tmp_path / "run")] == [1, 1, 2, 3]
+
+
+def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as broken:
+        break_from(broken, 2)
+        with pytest.raises(
+            NotFiniteError, match=r"step 3: the gradients of 2 updates in a row .*max_skipped_updates = 2"
+        ) as caught:
+            small_run(run_dir, *STEPS)
+    path = run_dir / "not-finite-step-000003.npz"
+    assert f"'{path}'" in str(caught.value)
+    with np.load(path) as kept:
+        assert set(kept) == {field.name for field in fields(Batch)}
+        assert kept["token_ids"].shape == kept["advantages"].shape
+        assert len(kept["lengths"]) > 1
+    # What was learned before is saved, and the run can go on from there.
+    assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["step-000002"]
+    assert [row["policy_version"] for row in rows(run_dir)] == [1, 1]
+    small_run(run_dir, *STEPS, resume=True)
+    assert [row["policy_version"] for row in rows(run_dir)] == [1, 1, 2, 3]
