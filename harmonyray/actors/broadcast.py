@@ -12,7 +12,7 @@ import torch.distributed as dist
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.vllm_gpu import VllmSender
 from harmonyray.engines.weight_group import WeightGroup
-from harmonyray.engines.weights import TensorSpec
+from harmonyray.engines.weights import TensorSpec, checksum
 from harmonyray.learners.ranks import Rank
 
 
@@ -49,11 +49,16 @@ class TorchSender:
     def __init__(self, spec: GroupSpec, store: WeightStore) -> None:
         self.group = WeightGroup(spec, 0, store.store)
 
-    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
+    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> int:
         """See `WeightGroup.send`."""
         if self.group.spec.backend == "gloo":
             weights = {name: tensor.cpu() for name, tensor in weights.items()}
+        self._sent = {s.name: weights[s.name] for s in specs}
         return self.group.send(weights, specs, bucket_bytes)
+
+    def sent_checksum(self) -> int:
+        """The checksum of what was sent last, as long as the learner has not learned since."""
+        return checksum(self._sent)
 
 
 def sender(spec: GroupSpec, store: WeightStore) -> TorchSender | VllmSender:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,6 +18,14 @@ from harmonyray.actors.workers import LearnerWorker
 from harmonyray.errors import LearnerLostError, RankLostError, RunError, first_line
 
 GRACE_S = 5.0  # after one rank's failure, for the others to say what they know
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call to all ranks that is under way."""
+
+    method: str
+    refs: Sequence[Any]
 
 
 class LearnerGroup:
@@ -38,11 +47,18 @@ class LearnerGroup:
     def call(self, method: str, *args: Any) -> Any:
         """What rank 0 returns, once all have done it. Raises what a rank's method raised, RunError when runtime.call_timeout_s
         passes; LearnerLostError if one died or hung, and then all of them are ended."""
+        return self.result(self.ask(method, *args))
+
+    def ask(self, method: str, *args: Any) -> Asked:
+        """`call` in two parts: does not wait. Raises LearnerLostError if the group has ended."""
         if self._lost is not None:
             raise self._lost
-        refs = [getattr(handle, method).remote(*args) for handle in self.handles]
-        self._wait_for(refs, method)
-        return ray.get(refs[0])
+        return Asked(method, [getattr(handle, method).remote(*args) for handle in self.handles])
+
+    def result(self, asked: Asked) -> Any:
+        """See `call`."""
+        self._wait_for(asked.refs, asked.method)
+        return ray.get(asked.refs[0])
 
     def restart(self) -> None:
         """New actors in all seats, as they were at the start of the run. Raises RunError once the run's restarts are used up, or
@@ -89,8 +105,8 @@ class LearnerGroup:
             )
 
     def _raise(self, failed: Mapping[int, BaseException], method: str, whole: bool) -> None:
-        """Raises what failed: that one died, before a rank's own error, before that it waited in vain, since each may come from the
-        one before. Unless all have come back, and with an error of their own, the group is ended."""
+        """Raises what failed: that one died, before a rank's own error, before that it waited in vain: each may come of the one
+        before. Unless all have come back, and with an error of their own, the group is ended."""
         rank = min(failed, key=lambda r: (not isinstance(failed[r], DEATHS), isinstance(failed[r], RankLostError), r))
         error, name = failed[rank], f"rank {rank} of the learner" if len(self.handles) > 1 else "the learner"
         if isinstance(error, (*DEATHS, RankLostError)):

@@ -117,13 +117,15 @@ class RayRuntime:
     def sample(
         self, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int | None, seed_parts: Seeds
     ) -> Iterator[ProblemRollouts | FailedAttempt]:
-        """All views at once, each view's problems dealt to its replicas in whole groups."""
+        """All views at once, each view's problems dealt to its replicas in whole groups. Ends when it is known that the engines
+        hold what the learner sent; raises AlteredWeightsError if not."""
         tally = Tally(asks, problems, seed_parts, self.rollout.max_attempts)
         timeout_s = self.rollout.request_timeout_s
         self._idle.clear()
         try:
             sampling = Sampling(self.pool, self.replicas, tally, policy_version, timeout_s, self._revive_one, self._may_be_asked)
             yield from sampling.run()
+            self._verify()
         finally:
             self._idle.set()
 
@@ -135,6 +137,7 @@ class RayRuntime:
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Engines that sit with the learner sleep meanwhile; one that dies meanwhile gets the new weights, not the old."""
+        self._verify()  # the learner's checksum is that of the weights before
         with self._changing:
             beside = [r for r in self.replicas if r.group.colocated and not r.dead]
             self._tell(beside, "sleep")
@@ -233,6 +236,11 @@ class RayRuntime:
         hung = self.weight_sync.hung()
         for replica in replicas:
             replica.dead = replica.dead or replica.name in hung
+
+    def _verify(self) -> None:
+        """See `WeightSync.verify`."""
+        if self.learners is not None:
+            self.weight_sync.verify()
 
     def _may_be_asked(self, replica: Replica) -> bool:
         """Not one that is being replaced, nor one without the learner's weights."""

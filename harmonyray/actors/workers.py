@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from harmonyray.actors.kept import brought
 from harmonyray.actors.specs import SAMPLING, PartSpec
 from harmonyray.actors.transports import TRANSPORTS, WeightEnd, own_gpus
 from harmonyray.algos.batching import fill_batch
@@ -105,11 +106,16 @@ class EngineWorker:
     def join(self, group: GroupSpec, rank: int) -> None:
         self.engine.join_weights(group, rank)
 
-    def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> tuple[int, int]:
-        """Takes part in one broadcast, loads what arrived and acknowledges with the policy version and the checksum of what
-        the engine now holds."""
-        held = self.engine.receive_weights(weight_specs, bucket_bytes, policy_version)
-        return self.engine.policy_version, held
+    def receive(self, weight_specs: list[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
+        """Takes part in one broadcast, loads what arrived and acknowledges with the policy version that the engine now holds."""
+        self.engine.receive_weights(weight_specs, bucket_bytes, policy_version)
+        version: int = self.engine.policy_version
+        return version
+
+    def held_checksum(self) -> int:
+        """Of the weights that the last broadcast brought."""
+        checksum: int = self.engine.held_checksum()
+        return checksum
 
 
 def _end_if_broken(error: Exception) -> None:
@@ -170,14 +176,14 @@ class LearnerWorker:
         self.senders = []
         self.senders = [sender(group, self.store) for group in groups]
 
-    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int, list[int]]:
-        """Broadcasts the weights in every group, one after the other, also after one that fails; returns the policy version, the
-        bytes per engine, and by group the checksum to be acknowledged. Raises WeightSyncError for the first group that failed.
+    def send(self, weight_specs: list[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
+        """Broadcasts the weights in every group, one after the other, also after one that fails; returns the policy version and
+        the bytes per engine. Raises WeightSyncError for the first group that failed.
 
         Ranks above 0 are in no group: they only help to put the weights together."""
         with _told_apart():
             weights = self.learner.weights()
-        sent: list[tuple[int, int]] = []
+        sent: list[int] = []
         failed: list[WeightSyncError] = []
         for each in self.senders:
             try:
@@ -186,7 +192,11 @@ class LearnerWorker:
                 failed.append(e)
         if failed:
             raise failed[0]
-        return self.learner.policy_version, sent[0][0] if sent else 0, [checksum for _, checksum in sent]
+        return self.learner.policy_version, sent[0] if sent else 0
+
+    def sent_checksums(self) -> list[int]:
+        """By group, of what `send` sent. To be called before the next update."""
+        return [each.sent_checksum() for each in self.senders]
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""
@@ -245,7 +255,7 @@ class GraderWorker:
 
     def group(self, rollouts: Sequence[ProblemRollouts]) -> tuple[list[AnswerGroup] | Texts, ...]:
         """The answers, and apart from them each problem's texts, which may stay in the object store."""
-        groups: list[AnswerGroup] = self.grader.group(rollouts)
+        groups: list[AnswerGroup] = self.grader.group(brought(rollouts))
         return [replace(group, texts=NOT_HERE) for group in groups], *(group.texts.get() for group in groups)
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:

@@ -10,7 +10,7 @@ import torch
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.weight_group import Memory, WeightGroup
-from harmonyray.engines.weights import TensorSpec, combine, digest, specs
+from harmonyray.engines.weights import TensorSpec, checksum, specs
 
 
 class ReceivesWeights:
@@ -31,8 +31,8 @@ class ReceivesWeights:
         self._group = None
         self._group = WeightGroup(group, rank)
 
-    def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
-        """Takes part in one broadcast of exactly the model's tensors; returns the checksum of what the model then holds.
+    def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> None:
+        """Takes part in one broadcast of exactly the model's tensors.
 
         Other threads may generate meanwhile: only the exchange of the tensors holds `lock`, and a broadcast that fails changes
         nothing. Raises KeyError or ValueError for other tensors than the model has, WeightSyncError.
@@ -56,9 +56,13 @@ class ReceivesWeights:
                     own[name].data.copy_(tensor)
             self.policy_version = policy_version
         self._memory, self._spare = (memory, self._memory) if device == ours else (None, memory)
-        if device == ours:
-            return combine((s, received.digests[s.name]) for s in specs(own))
-        return combine((s, digest(own[s.name].data.to(device))) for s in specs(own))
+
+    def held_checksum(self) -> int:
+        """The checksum of what the model holds, in the kind of memory that the learner sent from. Other threads may generate
+        meanwhile, but no weights may come."""
+        assert self._group is not None, "join a broadcast group first"
+        weights = {name: p.data for name, p in self.model.named_parameters()}
+        return checksum(weights if self._group.spec.backend == "nccl" else {name: t.cpu() for name, t in weights.items()})
 
 
 def check_same(sent: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> None:

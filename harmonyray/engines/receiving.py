@@ -27,7 +27,11 @@ class LoadsWeights(ABC):
         """Joins a broadcast group, and leaves the one before. Raises WeightSyncError."""
         self._weight_group = WeightGroup(group, rank)
 
-    def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
-        """Takes part in one broadcast; returns the checksum. Raises WeightSyncError, and what `load_weights` raises."""
+    def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> None:
+        """Takes part in one broadcast. Raises WeightSyncError, and what `load_weights` raises."""
         received = self._weight_group.receive(sent, bucket_bytes, torch.device("cpu"))
-        return self.load_weights(received.weights, policy_version)
+        self._checksum = self.load_weights(received.weights, policy_version)
+
+    def held_checksum(self) -> int:
+        """What `load_weights` returned for the last broadcast."""
+        return self._checksum

@@ -134,7 +134,7 @@ class VllmSender:
         self.roll = open_roll(spec, 0, store)
         self.relay = Relay(self.roll) if spec.backend == "ipc" else None
 
-    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
+    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> int:
         """See `WeightGroup.send`. The first call meets the engines."""
         plan = packed_plan(specs, bucket_bytes)
         try:
@@ -148,7 +148,12 @@ class VllmSender:
             if self.engine is not None:
                 self.engine.shutdown()
             raise WeightSyncError(not_taken(self.roll, plan, self.roll.failed() or said(e))) from e
-        return sum(s.num_bytes for s in specs), checksum({s.name: weights[s.name] for s in specs})
+        self._sent = {s.name: weights[s.name] for s in specs}
+        return sum(s.num_bytes for s in specs)
+
+    def sent_checksum(self) -> int:
+        """See `TorchSender.sent_checksum`."""
+        return checksum(self._sent)
 
     def _open(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> Any:
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory

@@ -35,6 +35,7 @@ class VllmReceivesWeights:
     _rank: int
     _relay: Relay | None
     _met: bool
+    _checksum: int
 
     @property
     def num_weight_ranks(self) -> int:
@@ -51,9 +52,8 @@ class VllmReceivesWeights:
             rolls = [open_roll(group, rank + i) for i in range(self.num_weight_ranks)]
             self._relay = Relay(rolls[0])
 
-    def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> int:
-        """Takes part in one broadcast of exactly the model's tensors; returns the checksum of what was received and loaded, with
-        the checks of `VllmEngine.load_weights`.
+    def receive_weights(self, sent: Sequence[TensorSpec], bucket_bytes: int, policy_version: int) -> None:
+        """Takes part in one broadcast of exactly the model's tensors, with the checks of `VllmEngine.load_weights`.
 
         Other threads may generate meanwhile. With gloo and one worker only the change of the weights holds `lock`; with gloo a
         broadcast that fails changes nothing, otherwise the engine can then only be closed.
@@ -82,7 +82,11 @@ class VllmReceivesWeights:
             self.drop_cached()
             self.engine.set_weight_version(str(policy_version))
             self.policy_version = policy_version
-            return self._acknowledged()
+            self._checksum = self._agreed_checksum()
+
+    def held_checksum(self) -> int:
+        """The checksum of what the last broadcast brought and vLLM loaded."""
+        return self._checksum
 
     def _receive(self, sent: Sequence[TensorSpec], bucket_bytes: int) -> None:
         self._ask("start_weight_update")
@@ -96,7 +100,7 @@ class VllmReceivesWeights:
                 self._ask("finish_weight_update")
             raise
 
-    def _acknowledged(self) -> int:
+    def _agreed_checksum(self) -> int:
         """The checksum that all workers report. Raises WeightSyncError if they do not agree."""
         reports = self._ask("weights_report")
         first = int(reports[0][0])

@@ -69,7 +69,7 @@ class GlooTransfer(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         assert self.group is not None, "join a broadcast group first"
-        self.received = self.group.receive(update_info.specs(), update_info.bucket_bytes, torch.device("cpu"))
+        self.received = self.group.receive(update_info.specs(), update_info.bucket_bytes, torch.device("cpu"), digests=True)
 
     def finish_weight_update(self) -> None:
         """Loads what was received. Raises WeightSyncError if a check of `CheckedLoad` fails."""

@@ -19,16 +19,16 @@ import torch
 import torch.distributed as dist
 
 from harmonyray.engines.roll_call import POLL_S, GroupSpec, RollCall
-from harmonyray.engines.weights import Bucket, TensorSpec, combine, digest, in_place, pack, plan_buckets, unpack
+from harmonyray.engines.weights import Bucket, TensorSpec, digest, in_place, pack, plan_buckets, unpack
 from harmonyray.errors import WeightSyncError, first_line
 
-IN_FLIGHT = 4  # buckets under way at once, so that copies and checksums overlap with the network
+IN_FLIGHT = 4  # buckets under way at once, so that copies overlap with the network
 SLICE_S = 0.25  # how often one that waits looks whether another gave up
 
 
 @dataclass(slots=True)
 class Received:
-    """The broadcast tensors by name, in the learner's order, and their digests."""
+    """The broadcast tensors by name, in the learner's order, and their digests if these were asked for."""
 
     weights: dict[str, torch.Tensor]
     digests: dict[str, bytes]
@@ -72,39 +72,42 @@ class WeightGroup:
             ) from e
         self.roll = roll
 
-    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> tuple[int, int]:
-        """Broadcasts the weights from rank 0 and waits until every rank has them; returns the bytes sent to each and the
-        weights' checksum.
+    def send(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> int:
+        """Broadcasts the weights from rank 0 and waits until every rank has them; returns the bytes sent to each.
 
         Raises WeightSyncError, naming the ranks that did not take what.
         """
         self.roll.begin()
-        plan, digests = plan_buckets(specs, bucket_bytes), dict[str, bytes]()
+        plan = plan_buckets(specs, bucket_bytes)
         under_way: deque[Any] = deque()
         try:
             for i, bucket in enumerate(plan):
                 if len(under_way) == IN_FLIGHT:
                     self._finish(under_way.popleft())
                 under_way.append(self._broadcast(self._packed(bucket, i, weights)))
-                digests.update((s.name, digest(weights[s.name])) for s in bucket.specs)
             while under_way:
                 self._finish(under_way.popleft())
             self.roll.wait_for_all()
         except (RuntimeError, WeightSyncError) as e:
             self.close()
             raise WeightSyncError(not_taken(self.roll, plan, self.roll.failed() or said(e))) from e
-        return sum(s.num_bytes for s in specs), combine((s, digests[s.name]) for s in specs)
+        return sum(s.num_bytes for s in specs)
 
     def receive(
-        self, specs: Sequence[TensorSpec], bucket_bytes: int, device: torch.device, memory: Memory | None = None
+        self,
+        specs: Sequence[TensorSpec],
+        bucket_bytes: int,
+        device: torch.device,
+        memory: Memory | None = None,
+        digests: bool = False,
     ) -> Received:
-        """The broadcast weights on `device`, in `memory` (else in memory of their own).
+        """The broadcast weights on `device`, in `memory` (else in memory of their own), with their digests if asked for.
 
         Raises WeightSyncError, naming this rank and the bucket that did not come.
         """
         self.roll.begin()
         memory, plan = memory or Memory(), plan_buckets(specs, bucket_bytes)
-        weights, digests = dict[str, torch.Tensor](), dict[str, bytes]()
+        received = Received({}, {})
         under_way: deque[tuple[Any, torch.Tensor]] = deque()
         done = 0
         try:
@@ -115,14 +118,15 @@ class WeightGroup:
                 if under_way and i >= IN_FLIGHT - 1:
                     work, flat = under_way.popleft()
                     self._finish(work)
-                    weights.update(unpack(plan[done], flat))
-                    digests.update((s.name, digest(weights[s.name])) for s in plan[done].specs)
+                    tensors = dict(unpack(plan[done], flat))
+                    received.weights.update(tensors)
+                    received.digests.update((name, digest(tensor)) for name, tensor in tensors.items() if digests)
                     done += 1
                     self.roll.took(done, last=done == len(plan))
         except (RuntimeError, WeightSyncError) as e:
             memory.buffers.clear()  # something may still be on its way there
             raise self._given_up(plan[done] if done < len(plan) else plan[-1], done, e) from e
-        return Received({s.name: weights[s.name] for s in specs}, digests)
+        return received
 
     def refuse(self, why: Exception) -> None:
         """Takes part in no broadcast: tells the others, who are about to wait, why."""

@@ -21,7 +21,7 @@ from harmonyray.actors.broadcast import WeightStore
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.weight_group import WeightGroup
 from harmonyray.engines.weights import checksum, specs
-from harmonyray.errors import RunError, StaleWeightsError, WeightSyncError
+from harmonyray.errors import AlteredWeightsError, StaleWeightsError, WeightSyncError
 from harmonyray.protocols import Ask
 from harmonyray.types import Problem
 
@@ -93,23 +93,36 @@ def test_an_engine_that_holds_other_weights_than_were_sent_is_named(runtime: Any
     handle = runtime.replicas[1].handle
 
     def corrupt(self: Any) -> None:
-        from harmonyray.engines import weight_group
+        group = self.engine._group
+        receive = group.receive
 
-        digest = weight_group.digest
+        def altered(*args: Any) -> Any:
+            received = receive(*args)
+            next(iter(received.weights.values())).view(-1)[3] += 1e-3  # as if the network had altered what this engine got
+            group.receive = receive
+            return received
 
-        def altered(tensor: Any) -> bytes:
-            tensor.view(-1)[3] += 1e-3  # as if the network had altered what this engine got
-            weight_group.digest = digest
-            return digest(tensor)
+        group.receive = altered
 
-        weight_group.digest = altered
-
-    inside(handle, corrupt)
-    nudge_learner(runtime)
-    with pytest.raises(RunError, match=r"view reframer replica 0 acknowledged policy version \d+ with checksum"):
+    said = r"view reframer replica 0 acknowledged policy version \d+ with checksum"
+    uses = {
+        "sampling": lambda: list(runtime.sample(*asked(), runtime.policy_version, (1,))),
+        "learning": lambda: runtime.update([], 1),
+        "the next broadcast": lambda: (nudge_learner(runtime), runtime.sync()),
+    }
+    for name, use in uses.items():
         runtime.sync()
-    runtime.sync()
-    assert_same_weights(engine_weights(handle), learner_weights(runtime))
+        runtime.weight_sync.verify()
+        inside(handle, corrupt)
+        nudge_learner(runtime)
+        runtime.sync()
+        with pytest.raises(AlteredWeightsError, match=said):
+            use()
+            pytest.fail(f"{name} went on")
+        nudge_learner(runtime)
+        runtime.sync()
+        runtime.weight_sync.verify()
+        assert_same_weights(engine_weights(handle), learner_weights(runtime))
 
 
 def test_joining_again_and_again_leaves_no_threads_or_sockets_behind(runtime: Any) -> None:
@@ -266,9 +279,9 @@ def test_odd_shapes_and_types_arrive_as_sent(bucket_bytes: int) -> None:
 
     thread = threading.Thread(target=engine)
     thread.start()
-    num_bytes, sent_sum = WeightGroup(spec, 0, store.store).send(weights, specs(weights), bucket_bytes)
+    num_bytes = WeightGroup(spec, 0, store.store).send(weights, specs(weights), bucket_bytes)
     thread.join(30)
-    assert sent_sum == checksum(weights) == checksum(received)
+    assert checksum(weights) == checksum(received)
     assert num_bytes == 7 * 3 * 4 + 5 * 2 + 8 + 24 * 4 + 9 * 8
     assert list(received) == list(weights)
     for name, sent in weights.items():

@@ -11,7 +11,7 @@ import torch
 from harmonyray.actors.broadcast import WeightStore
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.engines.weight_group import WeightGroup
-from harmonyray.engines.weights import specs
+from harmonyray.engines.weights import checksum, specs
 
 
 class Learner:
@@ -30,7 +30,7 @@ class Learner:
         self.group = joined[0]
 
     def broadcast(self, weights: Mapping[str, torch.Tensor], version: int, bucket_bytes: int = 1 << 16) -> int:
-        """Sends the weights; returns the checksum that the engine acknowledged.
+        """Sends the weights; returns the checksum of what the engine then holds.
 
         Raises what either end raised, the engine first.
         """
@@ -38,15 +38,16 @@ class Learner:
 
         def send() -> None:
             try:
-                sent.append(self.group.send(weights, specs(weights), bucket_bytes)[1])
+                sent.append(self.group.send(weights, specs(weights), bucket_bytes))
             except Exception as e:  # noqa: BLE001 (it is raised below)
                 sent.append(e)
 
         thread = threading.Thread(target=send)
         thread.start()
-        held: int = self.engine.receive_weights(specs(weights), bucket_bytes, version)
+        self.engine.receive_weights(specs(weights), bucket_bytes, version)
         thread.join(30)
         if isinstance(sent[0], Exception):
             raise sent[0]
-        assert held == sent[0]
+        held: int = self.engine.held_checksum()
+        assert held == checksum(weights)
         return held
