@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from harmonyray.errors import ConfigError, first_line
@@ -34,7 +34,7 @@ class LoraOptions(PluginOptions):
     """An adapter's size, and the layers that get one. A layer computes W x + alpha / rank · B A x, W frozen, B 0 at first."""
 
     rank: PositiveInt = 16
-    alpha: PositiveFloat = Field(32.0, description="the adapter's output is multiplied by alpha / rank")
+    alpha: PositiveInt = Field(32, description="the adapter's output is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapters' inputs that an update sets to zero")
     target_modules: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="ends of the layers' names, e.g. [q_proj, v_proj]; empty: every linear layer but the output head"

@@ -19,7 +19,7 @@ from harmonyray.learners import lora
 from harmonyray.learners.lora import Adapter, LoraOptions
 from harmonyray.learners.torch import TorchLearner
 
-LORA = {"rank": 2, "alpha": 6.0}  # a scale of 3
+LORA = {"rank": 2, "alpha": 6}  # a scale of 3
 SMALL_LORA = ("learner.lora.rank=4", "steps=4", "eval.every=0", "checkpoint.every=2")
 
 

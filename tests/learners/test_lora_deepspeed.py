@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from deepspeed_ranks import OPTIONS, Job, furthest, needs_deepspeed, some_batches, torch_outcome
 
-LORA = OPTIONS | {"lora": {"rank": 2, "alpha": 4.0}}
+LORA = OPTIONS | {"lora": {"rank": 2, "alpha": 4}}
 
 
 @needs_deepspeed
