@@ -214,6 +214,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--regime", choices=sorted(REGIMES), default="default", help="which mistakes the lessons contain")
     parser.add_argument("--misconception", type=float, help="share of solver lessons with it, instead of the regime's")
+    parser.add_argument("--half", action="store_true", help="write the weights in 16 bits; runs compute in what model.dtype says")
     parser.add_argument("--borrow", type=int, default=77, help="unlabeled questions that need a borrow (at most 96)")
     parser.add_argument("--plain", type=int, default=51, help="unlabeled questions that do not (at most 96)")
     parser.add_argument("--samples", type=int, default=16, help="samples per view and question for the table")
@@ -235,12 +236,12 @@ def main() -> None:
         tokenizer = make_tokenizer()
         model = make_model(len(tokenizer))
         loss = warm_up(model, tokenizer, mistakes, seed=args.seed, steps=args.steps, rows=args.rows, lr=args.lr)
-        model.save_pretrained(args.out / "model")
+        (model.half() if args.half else model).save_pretrained(args.out / "model")
         tokenizer.save_pretrained(args.out / "model")
         write_problems(args.out, questions)
     warmed_s = time.perf_counter() - started
     table = measure(
-        AutoModelForCausalLM.from_pretrained(args.out / "model", local_files_only=True),
+        AutoModelForCausalLM.from_pretrained(args.out / "model", dtype=torch.float32, local_files_only=True),
         AutoTokenizer.from_pretrained(args.out / "model", local_files_only=True),
         questions,
         args.samples,

@@ -25,12 +25,15 @@ from harmonyray.tracking import read_metrics
 
 PHASES = ("generate", "grade", "learn", "sync")
 LAG = ["rollout.lag=1", "loss.type=truncated_is"]
+LARGER = "rollout.problems_per_step=64"
 RUNS: dict[str, list[str]] = {
     "quickstart": [],
     "quickstart, lag 1": LAG,
     "quickstart, vllm": ["rollout.engine.type=vllm"],
     "quickstart, vllm, lag 1": ["rollout.engine.type=vllm", *LAG],
-    "quickstart, 4x the problems": ["rollout.problems_per_step=64"],
+    "quickstart, 4x the problems": [LARGER],
+    "quickstart, vllm, 4x the problems": ["rollout.engine.type=vllm", LARGER],
+    "quickstart, vllm, lag 1, 4x the problems": ["rollout.engine.type=vllm", *LAG, LARGER],
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.guard import Guard
 from harmonyray.guarding import Event, Watch
 from harmonyray.problems.holdout import split_holdout
-from harmonyray.protocols import Ask, Grader, StagedView, View
+from harmonyray.protocols import Ask, Grader, StagedView, View, token_statistics
 from harmonyray.registry import resolve
-from harmonyray.types import AnswerGroup, GoldAnswer, Problem, Sampling
+from harmonyray.scoring import scored
+from harmonyray.types import AnswerGroup, Collected, GoldAnswer, Problem, Sampling
 from harmonyray.views.audit import audit_views
+
+NOT_PLANNED = (
+    "the plan loads nothing, so it has not looked at the problems and their prompts' lengths, nor at whether the models load and "
+    "fit into memory"
+)
 
 
 def make(kind: str, plugin: Plugin, **arguments: Any) -> Any:
@@ -50,10 +57,16 @@ def split_parts(config: Config, problems: Sequence[Problem]) -> dict[str, list[P
     return {"eval": adapted, "holdout": held_out}
 
 
+def uses_gold(config: Config) -> bool:
+    """Whether gold answers reach the method."""
+    uses: bool = resolve("methods", config.method.type).needs_gold
+    return uses
+
+
 def check_gold(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
     """Raises ConfigError if the method needs gold answers that are not there."""
     missing = [p.id for p in problems if p.id not in gold]
-    if missing and resolve("methods", config.method.type).needs_gold:
+    if missing and uses_gold(config):
         raise ConfigError(
             f"'method.type' {config.method.type} needs a gold answer for every problem; {len(missing)} of {len(problems)} have "
             f"none, {missing[0]!r} for one: add the answers to the problem source, or use a label-free method"
@@ -132,8 +145,7 @@ def _open_in_process(config: Config, views: Sequence[View], learn: bool) -> Iter
 
 def make_method(config: Config, grader: Grader, gold: Mapping[str, GoldAnswer]) -> Any:
     """The method; gold answers reach it only if it declares `needs_gold`."""
-    needs_gold = resolve("methods", config.method.type).needs_gold
-    context = MethodContext(tuple(config.views), grader, gold if needs_gold else {})
+    context = MethodContext(tuple(config.views), grader, gold if uses_gold(config) else {})
     return make("methods", config.method, context=context)
 
 
@@ -141,9 +153,10 @@ def make_asks(config: Config, views: Sequence[View]) -> list[Ask]:
     """How each view is asked in training, [V]."""
     longest, temperature = config.rollout.max_response_tokens, config.rollout.temperature
     asks = []
-    for view, v in zip(views, config.views.values(), strict=True):
+    for i, (view, v) in enumerate(zip(views, config.views.values(), strict=True)):
         sampling = Sampling(v.max_response_tokens or longest, v.temperature or temperature, v.top_p, v.stop)
-        asks.append(Ask(view, v.num_samples, sampling, v.model is None))
+        cut = i > 0 and config.objective.first_view_mask
+        asks.append(Ask(view, v.num_samples, sampling, v.model is None, cut, config.rollout.max_prompt_tokens))
     return asks
 
 
@@ -169,6 +182,14 @@ def check_models(config: Config) -> None:
         model_path(name)
 
 
+def check_placement(config: Config, learn: bool = True) -> None:
+    """Raises PlacementError, before Ray is started, for a run that a local Ray could never hold."""
+    if config.runtime.type == "ray":
+        from harmonyray.actors.planning import check_room_here
+
+        check_room_here(config, learn)
+
+
 def make_audit(
     config: Config, method: Any, tell: Callable[[str, str], None]
 ) -> Callable[[Sequence[AnswerGroup]], dict[str, float]]:
@@ -192,10 +213,15 @@ def make_audit(
     return audit
 
 
+def make_score(method: Any, runtime: Any, asks: Sequence[Ask]) -> Callable[[Collected], Collected]:
+    """The loop's `score`: what the method asks the learner for, nothing for one that asks nothing."""
+    statistics = token_statistics(method)
+    return partial(scored, runtime, asks, statistics) if statistics else lambda collected: collected
+
+
 def make_watch(config: Config, store: CheckpointStore, tell: Callable[[Event], None]) -> Watch:
     """The loop's `guard`."""
-    voted = not resolve("methods", config.method.type).needs_gold
-    return Watch(Guard(config.guard, list(config.views), voted), config.guard, store, tell)
+    return Watch(Guard(config.guard, list(config.views), voted=not uses_gold(config)), config.guard, store, tell)
 
 
 def make_evaluator(
@@ -209,7 +235,9 @@ def make_evaluator(
     """The evaluator of the named parts: `eval` for the problems that are adapted to, `holdout` for the others."""
     temperature, top_p = config.eval.temperature, config.eval.top_p
     sampling = [replace(ask.sampling, temperature=temperature, top_p=top_p) for ask in make_asks(config, views)]
-    settings = EvalSettings(config.eval.num_samples, sampling, config.seed, config.eval.chunk_problems)
+    settings = EvalSettings(
+        config.eval.num_samples, sampling, config.seed, config.eval.chunk_problems, config.rollout.max_prompt_tokens
+    )
     return Evaluator(parts, gold, views, runtime, grader, settings)
 
 
@@ -252,28 +280,28 @@ def _learner_arguments(config: Config) -> dict[str, Any]:
 def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any]:
     """Constructor arguments of an engine: the model, and how many tokens a prompt and a response may need together."""
     longest = max(ask.sampling.max_tokens for ask in make_asks(config, make_views(config)))
-    staged = any(isinstance(view, StagedView) for view in make_views(config))  # their second prompts hold a draft
-    limit = None if staged else config.rollout.max_prompt_tokens + longest
-    return {**_model_arguments(config, model), "max_tokens": limit}
+    return {**_model_arguments(config, model), "max_tokens": config.rollout.max_prompt_tokens + longest}
+
+
+@contextmanager
+def open_room(config: Config) -> Iterator[Any]:
+    """Where runs of this kind find room: the cluster of RAY_ADDRESS or a local Ray that they share, or this machine's cores.
+
+    Raises PlacementError if there is no Ray to be had.
+    """
+    from harmonyray.actors.admission import ClusterRoom, MachineRoom
+    from harmonyray.actors.cluster import cluster
+
+    if config.runtime.type == "in_process":
+        yield MachineRoom()
+        return
+    with cluster(config.runtime):
+        yield ClusterRoom()
 
 
 def plan(config: Config) -> tuple[str, bool]:
     """The table of who would sit where, node by node, with what to do if somebody has no room, and whether everybody has.
-    Starts nothing.
+    Starts nothing."""
+    from harmonyray.actors.planning import plan_run
 
-    With RAY_ADDRESS the live cluster's nodes are looked at, and what others use of them; else this machine.
-    """
-    import os
-
-    from harmonyray.actors.placement import seats, this_machine
-    from harmonyray.actors.plan_report import report
-
-    if os.environ.get("RAY_ADDRESS"):
-        from harmonyray.actors.cluster import cluster, nodes
-
-        with cluster(config.runtime):
-            have = nodes()
-    else:
-        have = [this_machine()]
-    shown = report(seats(config), have, config.placement.strategy)
-    return shown.text, shown.fits
+    return plan_run(config)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonyray.errors import ConfigError, HarmonyrayError
+from harmonyray.sweep.arguments import add_sweep
 
 INTERRUPTED = 130
 STDOUT = 1  # the file descriptor
@@ -100,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     plan = verbs.add_parser("plan", help="show which actor would sit where, without starting anything")
     _config_arguments(plan)
     plan.set_defaults(verb=_plan)
+
+    add_sweep(verbs)
 
     vote = verbs.add_parser("vote", help="turn recorded answers into pseudo-labels, without a model")
     _vote_arguments(vote)
@@ -267,11 +270,12 @@ def _data_prepare(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from harmonyray.build import plan
+    from harmonyray.build import NOT_PLANNED, plan
     from harmonyray.config import load_config
 
     table, fits = plan(load_config(args.config, args.overrides))
-    print(table)
+    print(table, flush=True)
+    print(NOT_PLANNED, file=sys.stderr)
     return 0 if fits else 2
 
 

@@ -7,18 +7,14 @@ A file states what differs from the files it `extends` (in the end `base.yaml`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic.fields import FieldInfo
 
 from harmonyray.config_checks import check_together
@@ -155,12 +151,12 @@ def validate(raw: dict[str, Any]) -> Config:
         common = COMMON_KEYS.get(kind, set())
         options = {k: v for k, v in node.items() if k != "type" and k not in common}
         kept = {k: v for k, v in node.items() if k in common}
-        made = make_options(kind, node["type"], where, options, beside={"type", *common})
+        made = make_options(kind, node["type"], where, options, {"type", *common}, lambda: known_keys(raw))
         _put(raw, path, {"type": node["type"], "options": made, **kept})
     try:
         config = Config(**raw)
     except ValidationError as e:
-        raise ConfigError(explain(e, "", Config)) from e
+        raise ConfigError(explain(e, "", Config, elsewhere=lambda: known_keys(raw))) from e
     check_together(config)
     return config
 
@@ -175,6 +171,36 @@ def plugin_places(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
             path = (*pattern[:-1], name)
             if _at(raw, path) is not None:
                 yield path, kind
+
+
+def known_keys(raw: Mapping[str, Any]) -> list[str]:
+    """The dotted options of a configuration with the views and plug-ins of `raw`, which may be wrong in other ways. Without those
+    inside a method's options."""
+    return [".".join(path) for path in _keys(Config, (), raw)]
+
+
+def _keys(section: type[BaseModel], path: tuple[str, ...], raw: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        here, kind, places = (*path, name), field.annotation, [(*path, name)]
+        if typing.get_origin(kind) is dict:
+            kind, entries = typing.get_args(kind)[1], _at(raw, here)
+            places = [(*here, str(key)) for key in entries] if isinstance(entries, Mapping) else []
+        if issubclass(section, Plugin) and name == "options":
+            yield from ((*path, option) for option in _plugin_options(path, raw))
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            for place in places:
+                yield from _keys(kind, place, raw)
+        else:
+            yield here
+
+
+def _plugin_options(path: tuple[str, ...], raw: Mapping[str, Any]) -> Collection[str]:
+    """The names of the options of the plug-in at `path`; none if there is no such plug-in."""
+    kind = dict(plugin_places(raw)).get(path)
+    try:
+        return () if kind is None else tuple(resolve(kind, str(_at(raw, (*path, "type")))).Options.model_fields)
+    except ConfigError:
+        return ()
 
 
 def _escape(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from harmonyray.config_sections import num_ranks
 from harmonyray.errors import ConfigError
-from harmonyray.protocols import ScalesRate
+from harmonyray.protocols import TOKEN_STATISTICS, ScalesRate, Scores, token_statistics
 from harmonyray.registry import nearest, resolve
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def check_together(c: Config) -> None:
             raise ConfigError(f"'views.{name}': a view's name goes into metric names: use letters, digits, '_' and '-' only")
     _check_models(c)
     _check_objective(c)
+    _check_statistics(c)
     _check_lag(c)
     _check_best(c)
     _check_guard(c)
@@ -44,11 +45,44 @@ def check_together(c: Config) -> None:
         )
     check = getattr(resolve("methods", c.method.type), "check", None)
     if check is not None:  # a method of the user's own need not derive from MethodBase
-        check(c.method.options, tuple(c.views))
+        check(c.method.options, {name: view.num_samples for name, view in c.views.items()})
+
+
+def _check_statistics(c: Config) -> None:
+    """What a method asks the learner for has to be there, for every view."""
+    wanted = token_statistics(resolve("methods", c.method.type))
+    for name in wanted:
+        if name not in TOKEN_STATISTICS:
+            raise ConfigError(f"method {c.method.type} asks for statistic {name!r}: {nearest(name, list(TOKEN_STATISTICS))}")
+    if not wanted:
+        return
+    frozen = [name for name, view in c.views.items() if view.model is not None]
+    if frozen:
+        raise ConfigError(
+            f"method {c.method.type} asks the trained model about every response, but view {frozen[0]!r} has a model of its own: "
+            "leave that model out, or use another method"
+        )
+    if not issubclass(resolve("learners", c.learner.type), Scores):
+        raise ConfigError(
+            f"method {c.method.type} asks the learner about every response, and learner {c.learner.type} has no `score`: use "
+            "learner.type=torch, or another method"
+        )
+
+
+def _check_first_view_mask(c: Config) -> None:
+    """A response is cut like the one of the same number in the first view."""
+    numbers = {name: view.num_samples for name, view in c.views.items()}
+    if len(numbers) < 2 or len(set(numbers.values())) > 1:
+        raise ConfigError(
+            "'objective.first_view_mask' cuts the responses of further views like those of the first, so it needs two views or "
+            f"more with the same num_samples, got {numbers}: leave it out, or make them equal"
+        )
 
 
 def _check_objective(c: Config) -> None:
     """View weights need views that are trained, and clips a ratio that is not 1."""
+    if c.objective.first_view_mask:
+        _check_first_view_mask(c)
     trained = [name for name, view in c.views.items() if view.model is None]
     for name in c.objective.view_weights:
         if name not in c.views:
@@ -97,11 +131,13 @@ def _changed(section: BaseModel, name: str) -> bool:
 
 def _check_lag(c: Config) -> None:
     """Rollouts of an older policy need a loss that says so, and weights under way an engine that takes them."""
-    weighed = c.objective.importance.type != "none" or getattr(resolve("losses", c.loss.type), "corrects_lag", False)
+    loss = resolve("losses", c.loss.type)  # a clipped one has the ratio to the policy that drew the tokens in it
+    weighed = c.objective.importance.type != "none" or any(getattr(loss, what, False) for what in ("corrects_lag", "clips"))
     if c.rollout.lag and not weighed:
         raise ConfigError(
-            f"'rollout.lag' is 1, 'objective.importance.type' is none, and loss {c.loss.type} does not weigh the rollouts of an "
-            "older policy: set objective.importance.type=truncate, or loss.type=truncated_is, or rollout.lag=0"
+            f"'rollout.lag' is 1, 'objective.importance.type' is none, and loss {c.loss.type} neither clips nor weighs by the "
+            "ratio to the policy that drew the tokens (clips, corrects_lag), so an older policy's would count like the present "
+            "one's: set objective.importance.type=truncate, or rollout.lag=0"
         )
     if c.rollout.lag and c.placement.colocate:
         raise ConfigError(
@@ -119,12 +155,16 @@ def _check_lag(c: Config) -> None:
         )
 
 
+def known_measures(c: Config) -> list[str]:
+    """The names of the evaluation's measures, by which runs and checkpoints can be compared; higher is better."""
+    parts, measures = ("eval", "holdout") if c.problems.holdout else ("eval",), ["majority_at_k", "harmonic_at_k"]
+    measures += [f"{view}/{name}" for view in c.views for name in ("avg_at_k", "pass_at_k", "majority_at_k", "greedy")]
+    return [f"{part}/{measure}" for part in parts for measure in measures]
+
+
 def _check_best(c: Config) -> None:
     """What the best checkpoint is chosen by has to be a measure that an evaluation takes, and higher where better."""
-    best, parts = c.checkpoint.best, ("eval", "holdout") if c.problems.holdout else ("eval",)
-    measures = ["majority_at_k", "harmonic_at_k"]
-    measures += [f"{view}/{name}" for view in c.views for name in ("avg_at_k", "pass_at_k", "majority_at_k", "greedy")]
-    known = [f"{part}/{measure}" for part in parts for measure in measures]
+    best, known = c.checkpoint.best, known_measures(c)
     if best is not None and best not in known:
         raise ConfigError(f"'checkpoint.best': {best!r} is no measure of this run's evaluations: {nearest(best, known)}")
     if best is not None and not c.eval.every:

@@ -21,6 +21,7 @@ from harmonyray.registry import nearest
 
 SUFFIXES = (".yaml", ".yml")
 BASE = "base"
+SWEEPS = "sweeps"  # the folder of sweep files, which are no configs
 
 Layer = dict[str, Any]
 
@@ -36,8 +37,15 @@ def config_names() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for directory in reversed(config_dirs()):
         for path in sorted(directory.rglob("*.yaml")):
-            found[path.relative_to(directory).with_suffix("").as_posix()] = path
+            name = path.relative_to(directory).with_suffix("")
+            if name.parts[0] != SWEEPS:
+                found[name.as_posix()] = path
     return found
+
+
+def sweep_names() -> dict[str, Path]:
+    """The sweep files that may be named, by their names: those in `configs/sweeps/`."""
+    return {path.stem: path for d in reversed(config_dirs()) for path in sorted((d / SWEEPS).glob("*.yaml"))}
 
 
 def find_config(name: str) -> Path:

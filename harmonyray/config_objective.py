@@ -65,6 +65,11 @@ class ObjectiveOptions(PluginOptions):
     kl_in: Literal["loss", "reward"] = Field(
         default="loss", description="loss: a term of it; reward: what a token and all after it cost is taken off its advantage"
     )
+    first_view_mask: bool = Field(
+        default=False,
+        description="a further view's n-th response counts no further than the first view's n-th is long: a fault of the code "
+        "published with Self-Harmony, to measure what it does",
+    )
     importance: ImportanceOptions = ImportanceOptions()
     entropy: EntropyOptions = EntropyOptions()
 

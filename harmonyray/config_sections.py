@@ -69,8 +69,8 @@ class RolloutConfig(Section):
     problems_per_step: PositiveInt = Field(description="problems drawn for one step (P)")
     temperature: PositiveFloat = 1.0
     max_prompt_tokens: PositiveInt = Field(
-        description="problems with a longer prompt in any view are skipped, counted and named; a staged view's second prompt, "
-        "which holds a draft, is not looked at"
+        description="problems with a longer prompt in any view are skipped, counted and named; a draft whose second prompt would "
+        "be longer counts as one without a rewording"
     )
     max_response_tokens: PositiveInt
     request_timeout_s: PositiveFloat = Field(

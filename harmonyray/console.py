@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -14,16 +13,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from harmonyray.config import Config
 from harmonyray.guarding import Event, described
+from harmonyray.result_table import result_table, steps_of
 
 LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # names and ids may hold brackets and colons
 SHOWN_IDS = 5
-LABEL_WINDOW = 8  # steps over which the start and the end of a run are averaged
 LINE_S = 10.0  # least time between two lines of progress in a file
-PHASES = ("generate", "grade", "learn", "sync", "eval")
+SUMMARY_TEXT = "summary.txt"
+PHASES = ("generate", "score", "grade", "learn", "sync", "eval")
 
 
 class Reporter:
@@ -38,6 +37,7 @@ class Reporter:
         self.progress: Progress | None = None
         self.accuracy = "-"
         self.silent_views: set[str] = set()
+        self.too_long_views: set[str] = set()
         self.degenerate_views: set[str] = set()
 
     def start(self, config: Config, run_dir: Path, first_step: int, num_problems: int) -> None:
@@ -50,7 +50,7 @@ class Reporter:
         self.out.print(
             f"{num_problems} problems, {per_step} a step x {samples} samples "
             f"({by_view}) = {per_step * samples} rollouts a step, "
-            f"{max(1, num_problems // per_step)} steps an epoch, steps {first_step} to {config.steps}; "
+            f"{steps_of(max(1, num_problems // per_step))} an epoch, steps {first_step} to {config.steps}; "
             f"starting {config.runtime.type} ..."
         )
 
@@ -60,8 +60,8 @@ class Reporter:
                 f"skipped {len(ids)} problem(s) with a prompt longer than rollout.max_prompt_tokens = {limit}: {some_of(ids)}"
             )
 
-    def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """The evaluation before training; starts the bar."""
+    def evaluated(self, metrics: Mapping[str, float], done: int = 0) -> None:
+        """The newest evaluation when the training begins, `done` steps after the first; starts the bar."""
         self._set_accuracy(metrics)
         if self.live:
             self.progress = Progress(
@@ -72,7 +72,7 @@ class Reporter:
                 TimeRemainingColumn(),
                 console=self.out,
             )
-            self.task = self.progress.add_task(f"accuracy {self.accuracy}", total=self.config.steps)
+            self.task = self.progress.add_task(f"accuracy {self.accuracy}", completed=done, total=self.config.steps)
             self.progress.start()
 
     def step(self, row: Mapping[str, float]) -> None:
@@ -89,6 +89,13 @@ class Reporter:
                 self.err.print(
                     f"step {row['step']}: view {view!r} returned no answers; "
                     "does the model follow its prompt (harmonyray list views), and is rollout.max_response_tokens long enough?"
+                )
+            if row.get(f"rollout/{view}/draft_too_long", 0) > 0 and view not in self.too_long_views:
+                self.too_long_views.add(view)
+                self.err.print(
+                    f"step {row['step']}: view {view!r} has drafts whose second prompt would be longer than "
+                    f"rollout.max_prompt_tokens = {self.config.rollout.max_prompt_tokens}: they count as drafts without "
+                    f"a rewording (share in every step: rollout/{view}/draft_too_long)"
                 )
         phases = " ".join(f"{name} {row[f'time/{name}_s']:.1f}s" for name in PHASES if row[f"time/{name}_s"] > 0.05)
         labels = f", right {row['consensus/label_accuracy']:.2f}" if "consensus/label_accuracy" in row else ""
@@ -129,6 +136,14 @@ class Reporter:
     def interrupted(self) -> None:
         self.err.print("interrupted: finishing this step and saving a checkpoint (again to stop at once)")
 
+    def nothing_left(self, run_dir: Path, summary: Mapping[str, Any]) -> None:
+        """All that there is to say when a finished run is resumed."""
+        self.out.print(
+            f"{run_dir} is finished: all of its {steps_of(summary['steps'])} are done, and nothing was started. To train longer, "
+            f"give the same command with a larger number of steps, e.g. steps={2 * summary['steps']}"
+        )
+        self.out.print((run_dir / SUMMARY_TEXT).read_text(), end="")
+
     def stopped(self, run_dir: Path) -> None:
         """The last word of an interrupted run."""
         self.close()
@@ -148,7 +163,7 @@ class Reporter:
         self.close()
         table = result_table(config, summary, rows)
         lines = [*(described(event) for event in summary["guard"]), *_closing_lines(config, summary, uri)]
-        if rows and not any(row["consensus/coverage"] for row in rows):
+        if rows and not any(row["consensus/coverage"] for row in rows) and all(row["train/skipped"] for row in rows):
             lines.insert(
                 0,
                 "No problem got a pseudo-label in any step (coverage 0): no answer was common enough in the views "
@@ -169,68 +184,6 @@ class Reporter:
             self.accuracy = f"{row[key]:.3f}"
 
 
-def result_table(config: Config, summary: Mapping[str, Any], rows: Sequence[Mapping[str, float]]) -> Table:
-    """Before and after in each view; pseudo-labels and what majority voting would have picked."""
-    before, after = summary["eval_before"], summary["eval_after"]
-    table = Table(
-        title=f"{config.name}: {config.method.type}, {summary['steps']} steps, {summary['wall_seconds']:.0f} s",
-        title_justify="left",
-    )
-    for header in ("", "before", "after"):
-        table.add_column(header, justify="left" if not header else "right")
-    k = config.eval.num_samples
-    for part, of in (("eval", ""), ("holdout", ", held out")):
-        if part == "holdout" and not config.problems.holdout:
-            continue
-        for view in config.views:
-            for key, label in (("avg_at_k", f"avg@{k}"), ("greedy", "greedy")):
-                table.add_row(f"accuracy{of}, {view} view, {label}", *_pair(before, after, f"{part}/{view}/{key}"))
-        table.add_row(f"majority@{k} over all views{of}", *_pair(before, after, f"{part}/majority_at_k"))
-        if len(config.views) > 1:
-            table.add_row(f"harmonic@{k} over all views{of}", *_pair(before, after, f"{part}/harmonic_at_k"))
-        table.add_section()
-    window = min(LABEL_WINDOW, max(1, len(rows) // 2))
-    first, last = rows[:window], rows[-window:]
-    solver, own = next((name, view.num_samples) for name, view in config.views.items())
-    table.add_row(f"training, mean of {window} step(s)", "first", "last")
-    for label, key in (
-        ("problems with a pseudo-label", "consensus/coverage"),
-        ("pseudo-labels right", "consensus/label_accuracy"),
-        (f"majority of the {own} {solver} samples right, of these", "consensus/majority_label_accuracy"),
-        ("upper bound: any sample right", "consensus/upper_bound"),
-    ):
-        table.add_row(label, _mean(first, key), _mean(last, key))
-    for label, key in _hindsight(rows):
-        table.add_row(label, _mean(first, key), _mean(last, key))
-    for event in summary["guard"]:
-        table.add_row(f"collapse guard: {', '.join(event['signs'])}", event["action"], f"step {event['step']}")
-    return table
-
-
-def _hindsight(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-    """Labels and metrics of the selector, of all in the ledger, that would have given the most right labels over the whole run;
-    without gold answers, of the one that would have chosen differently most often. The first of equals."""
-    pattern = re.compile(r"selectors/(.+)/disagreement")
-    names = [m[1] for key in (rows[0] if rows else {}) if (m := pattern.fullmatch(key))]
-    if not names:
-        return []
-
-    def right(name: str) -> float:
-        return sum(row.get(f"selectors/{name}/label_accuracy", 0.0) * row[f"selectors/{name}/coverage"] for row in rows)
-
-    def different(name: str) -> float:
-        return sum(row[f"selectors/{name}/disagreement"] for row in rows)
-
-    if any("consensus/upper_bound" in row for row in rows):
-        best = max(names, key=right)
-        return [
-            (f"best selector with default options, {best}: right", f"selectors/{best}/label_accuracy"),
-            (f"  chosen differently by {best}", f"selectors/{best}/disagreement"),
-        ]
-    most = max(names, key=different)
-    return [(f"{most} would have chosen differently, most of all", f"selectors/{most}/disagreement")]
-
-
 def some_of(ids: Sequence[str]) -> str:
     """The first few of the ids, and how many more there are."""
     return ", ".join(ids[:SHOWN_IDS]) + (f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else "")
@@ -242,11 +195,15 @@ def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list
     problems = config.problems.options.path if config.problems.type == "file" else config.problems.type  # type: ignore[attr-defined]
     command = ["eval", "--model", f"{run_dir}/model", "--problems", problems]
     evaluate = [f"        {_tool('harmonyray')} {shlex.join(command)}"] if summary["eval_before"] else []
+    model = [f"model   {run_dir}/model", *evaluate]
+    if "paused" in summary:
+        export = shlex.join(["export", run_dir, "--out", f"{run_dir}-model"])
+        again = f"the same command with --run-dir {run_dir} --resume guard.action=warn, or with wider limits (docs/guard.md)"
+        model = [f"go on   {again}", f"model   {_tool('harmonyray')} {export}"]
     return [
         f"run     {run_dir}",
-        f"        cat {run_dir}/summary.txt",
-        f"model   {run_dir}/model",
-        *evaluate,
+        f"        cat {run_dir}/{SUMMARY_TEXT}",
+        *model,
         f"MLflow  run {summary['mlflow_run_id']}",
         f"        {_tool('mlflow')} ui --backend-store-uri {uri}",
     ]
@@ -259,12 +216,3 @@ def _tool(name: str) -> str:
     if not path.exists() or (found is not None and Path(found).samefile(path)):
         return name
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _pair(before: Mapping[str, float], after: Mapping[str, float], key: str) -> tuple[str, str]:
-    return tuple(f"{m[key]:.3f}" if key in m else "no gold" for m in (before, after))  # type: ignore[return-value]
-
-
-def _mean(rows: Sequence[Mapping[str, float]], key: str) -> str:
-    values = [row[key] for row in rows if key in row]
-    return f"{sum(values) / len(values):.3f}" if values else "none"

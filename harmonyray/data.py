@@ -7,6 +7,7 @@ A question's row: `id`, `question`, `kind`, and where there are any `choices`, `
 from __future__ import annotations
 
 import json
+import re
 import string
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harmonyray.errors import ConfigError, ProblemError
+from harmonyray.errors import ConfigError, ProblemError, UserError
 from harmonyray.problems.naming import named_source
 from harmonyray.records import RecordWriter, check_folder
 from harmonyray.registry import make_options, resolve
@@ -50,8 +51,11 @@ def run_prepare(request: PrepareRequest) -> dict[str, Any]:
     kind, named = named_source(request.name)
     options = {**named, **request.options} | ({} if request.limit is None else {"limit": request.limit})
     _check_outputs(request, questions, answers, str(options.get("path", "")))
-    source = resolve(_KIND, kind)(make_options(_KIND, kind, _KIND, options))
-    problems, gold = source.problems(), source.gold()
+    try:
+        source = resolve(_KIND, kind)(make_options(_KIND, kind, _KIND, options))
+        problems, gold = source.problems(), source.gold()
+    except UserError as e:
+        raise type(e)(_as_typed(str(e), kind)) from e
     ids = {p.id for p in problems}
     unknown = [problem_id for problem_id in gold if problem_id not in ids]
     if unknown:
@@ -71,6 +75,13 @@ def run_prepare(request: PrepareRequest) -> dict[str, Any]:
         "notes": _notes(problems, [g.text for g in gold.values()]),
         "wall_seconds": time.perf_counter() - begun,
     }
+
+
+def _as_typed(message: str, kind: str) -> str:
+    """A message with the source's options as this command takes them, which a configuration has under `problems`."""
+    options = "|".join(resolve(_KIND, kind).Options.model_fields)
+    named = re.sub(rf"(?<=option ')problems\.|(?<=value for ')problems\.|\bproblems\.(?=({options})\b)", "-o ", message)
+    return named.replace("-o limit", "--limit")
 
 
 def _notes(problems: Sequence[Problem], answers: Sequence[str]) -> list[str]:

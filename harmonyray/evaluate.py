@@ -31,12 +31,13 @@ from harmonyray.types import (
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
     """Sampling of an evaluation: k samples per problem and view at `sampling` [V], and one greedy response; `chunk_problems`
-    problems at once."""
+    problems at once; `max_prompt_tokens` as in `protocols.Ask`."""
 
     num_samples: int
     sampling: Sequence[Sampling]
     seed: int
     chunk_problems: int
+    max_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,8 @@ class Evaluator:
         settings = self.settings
         num_samples = 1 if greedy else settings.num_samples
         sampling = [replace(s, temperature=0, top_p=1.0) for s in settings.sampling] if greedy else settings.sampling
-        asks = [Ask(view, num_samples, s) for view, s in zip(self.views, sampling, strict=True)]
+        longest = settings.max_prompt_tokens
+        asks = [Ask(view, num_samples, s, max_prompt_tokens=longest) for view, s in zip(self.views, sampling, strict=True)]
         got = collect(self.sampler, self.grader, asks, problems, policy_version, (settings.seed, "eval"))
         if got.failed:
             self._failure = f"problem {got.failed[-1].problem_id!r}, view {got.failed[-1].view!r}: {got.failed[-1].reason}"

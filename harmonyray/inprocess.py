@@ -14,8 +14,8 @@ from harmonyray.config_sections import RolloutConfig
 from harmonyray.engines.weights import checksum
 from harmonyray.errors import AlteredWeightsError, RunError
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
-from harmonyray.rollouts import Place, Tally, keep, serve
-from harmonyray.types import FailedAttempt, Failure, GroupRows, Problem, ProblemRollouts, UpdateReport
+from harmonyray.rollouts import Place, Tally, keep, prompt_lengths, serve
+from harmonyray.types import FailedAttempt, Failure, FloatArray, GroupRows, Problem, ProblemRollouts, UpdateReport
 
 CLOSE_S = 5.0  # longest wait for a thread that samples
 
@@ -42,8 +42,7 @@ class InProcessRuntime:
         return version
 
     def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
-        asked = {view.name: [view.render(p) for p in problems] for view in views}
-        return {name: self.others.get(name, self.engine).count_tokens(prompts) for name, prompts in asked.items()}
+        return {view.name: prompt_lengths(self.others.get(view.name, self.engine), view, problems) for view in views}
 
     def sample(
         self, asks: Sequence[Ask], problems: Sequence[Problem], policy_version: int | None, seed_parts: Seeds
@@ -79,6 +78,11 @@ class InProcessRuntime:
 
     def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
         """Nothing: here nobody has time to spare."""
+
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        assert self.learner is not None
+        scored: Mapping[str, FloatArray] = self.learner.score(fill_batch(plan), statistics)
+        return scored
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         assert self.learner is not None

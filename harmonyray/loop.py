@@ -40,13 +40,14 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 if len(got.groups) < p.min_complete_share * p.schedule.per_step:
                     p.tracker.log_failed(step, got.failed)
                     raise _too_little(p, step, got)
-                got, sampled = fill(p, step, got, clock)
-                row |= sampled
+                got = fill(p, step, got, clock, row)
                 # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
                 if p.lag and not (p.saves(step) or p.evaluates(step)):
                     with clock("sync"):
                         row |= _named("sync", p.runtime.sync())
                     coming = beside.submit(collect_step, p, step + 1, None if p.syncs_in_flight else p.runtime.engine_version)
+                with clock("score"):
+                    got = p.score(got)
                 with clock("grade"):
                     row |= p.audit(got.groups)
                     judgements = p.method.judge(got.groups, step)

@@ -32,6 +32,12 @@ Seeds = tuple[int | str, ...]
 UNTRAINED = 0
 """The policy version of a model as it was loaded; one that is not trained keeps it."""
 
+TOKEN_STATISTICS = {
+    "entropy": "entropy of the next-token distribution, nats",
+    "self_certainty": "KL from the uniform distribution over the vocabulary to it, nats",
+}
+"""What a method may ask a learner for: each is averaged over the tokens of a response."""
+
 
 class View(Protocol):
     """Renders prompts and parses responses; never calls a model."""
@@ -47,7 +53,8 @@ class View(Protocol):
 class StagedView(View, Protocol):
     """A view that asks twice: `render` asks for a draft (a rewording, say), `follow_up` asks for an answer by way of it.
 
-    Every draft leads to `samples_per_draft` responses. `draft_sampling` says how drafts are sampled, given how responses are.
+    Every draft leads to `samples_per_draft` responses. `draft_sampling` says how drafts are sampled, given how responses are. A
+    draft whose second prompt would be too long counts as an empty text: `follow_up` and `parse_staged` are given that.
     Optional: a view without these is asked once.
     """
 
@@ -108,11 +115,21 @@ class WeighsViews(Protocol):
 
 
 class Method(Protocol):
-    """Answer groups to rewards."""
+    """Answer groups to rewards.
+
+    Optional: `token_statistics`, names from TOKEN_STATISTICS that `judge` then finds in every group, computed by the learner with
+    the weights that are about to be updated.
+    """
 
     needs_gold: bool
 
     def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]: ...
+
+
+def token_statistics(method: Any) -> tuple[str, ...]:
+    """What a method, or its class, asks for; one of the user's own may say nothing of it."""
+    wanted: tuple[str, ...] = getattr(method, "token_statistics", ())
+    return wanted
 
 
 class Advantage(Protocol):
@@ -155,12 +172,16 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How a view is asked: for how many samples of a problem, sampled how. `trained`: whether the trained model answers."""
+    """How a view is asked: for how many samples of a problem, sampled how. `trained`: whether the trained model answers.
+    `first_view_mask`: whether its n-th response counts in an update no further than the first view's n-th is long.
+    `max_prompt_tokens`: what the second prompt of a view that asks twice may have; None: no limit."""
 
     view: View
     num_samples: int
     sampling: Sampling
     trained: bool = True
+    first_view_mask: bool = False
+    max_prompt_tokens: int | None = None
 
     @property
     def draft_sampling(self) -> Sampling:
@@ -222,6 +243,14 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class Scores(Protocol):
+    """A learner that gives `statistics` (names from TOKEN_STATISTICS) of its present model, float[B] by name: the mean over the
+    response tokens of every row. Optional: without it no method may ask for any."""
+
+    def score(self, batch: Batch, statistics: Sequence[str]) -> Mapping[str, FloatArray]: ...
+
+
+@runtime_checkable
 class ScalesRate(Protocol):
     """A learner whose learning rate can be made `scale` times what its schedule says, from then on; `save` and `load` keep it.
     Optional: without it a run cannot be rolled back."""
@@ -244,6 +273,10 @@ class Runtime(Sampler, Protocol):
 
     def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
         """Says what will be sampled next, so that its prompts can be made ready meanwhile."""
+        ...
+
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        """The learner's `Scores.score` of the plan's rows."""
         ...
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -53,6 +53,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "methods": {
         "self_harmony": "harmonyray.algos.self_harmony:SelfHarmony",
         "majority_vote": "harmonyray.algos.majority_vote:MajorityVote",
+        "co_reward": "harmonyray.algos.co_reward:CoReward",
+        "intuitor": "harmonyray.algos.intuitor:Intuitor",
+        "rent": "harmonyray.algos.rent:Rent",
+        "empo": "harmonyray.algos.empo:Empo",
+        "self_certainty_vote": "harmonyray.algos.self_certainty_vote:SelfCertaintyVote",
         "ground_truth": "harmonyray.algos.ground_truth:GroundTruth",
     },
     "rewards": {
@@ -82,13 +87,19 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 
+NEAR = 0.5  # of 1: how alike names have to be to be taken for each other
+NEAR_ELSEWHERE = 0.75  # the same in another place of a configuration, where there are many more
+MOST_SHOWN = 3
+
 
 def nearest(name: str, choices: list[str]) -> str:
     """A sentence fragment that names the closest of `choices`, or all of them when none is close."""
-    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "expected one of: " + ", ".join(sorted(choices))
+    close = difflib.get_close_matches(name, choices, n=MOST_SHOWN, cutoff=NEAR)
+    return _question(close) if close else "expected one of: " + ", ".join(sorted(choices))
+
+
+def _question(close: list[str]) -> str:
+    return "did you mean " + " or ".join(repr(c) for c in close) + "?"
 
 
 def resolve(kind: str, name: str) -> type[Any]:
@@ -137,17 +148,24 @@ class PluginOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def make_options(kind: str, name: str, where: str, values: Mapping[str, Any], beside: Collection[str] = ()) -> PluginOptions:
+def make_options(
+    kind: str,
+    name: str,
+    where: str,
+    values: Mapping[str, Any],
+    beside: Collection[str] = (),
+    elsewhere: Callable[[], Collection[str]] = tuple,
+) -> PluginOptions:
     """The validated `Options` of plug-in `name`; `where` is the dotted config path that errors name.
 
-    `beside`: keys that are valid at `where` but no options, for the suggestions.
+    For the suggestions: `beside` are keys that are valid at `where` but no options, `elsewhere` gives dotted ones of all places.
     Raises ConfigError that names each bad option, its value and the nearest valid one.
     """
     cls = resolve(kind, name)
     try:
         return cls.Options(**values)
     except ValidationError as e:
-        raise ConfigError(explain(e, where, cls.Options, beside)) from e
+        raise ConfigError(explain(e, where, cls.Options, beside, elsewhere)) from e
 
 
 class PluginSpec(BaseModel):
@@ -180,20 +198,41 @@ class PluginSpec(BaseModel):
         return resolve(self.kind, self.type)(self.parse())
 
 
-def explain(error: ValidationError, where: str, model: type[BaseModel], beside: Collection[str] = ()) -> str:
-    """One line per problem of a pydantic error, with the nearest valid key for a misspelled one (also of those `beside`)."""
+def explain(
+    error: ValidationError,
+    where: str,
+    model: type[BaseModel],
+    beside: Collection[str] = (),
+    elsewhere: Callable[[], Collection[str]] = tuple,
+) -> str:
+    """One line per problem of a pydantic error, with the nearest valid key for a misspelled one (also of those `beside`, or of
+    the dotted ones `elsewhere`)."""
     lines = []
     for item in error.errors():
         path = [str(p) for p in item["loc"]]
         dotted = ".".join(([where] if where else []) + path)
         if item["type"] == "extra_forbidden":
             fields = _fields_at(model, path[:-1]) + ([] if path[:-1] else list(beside))
-            lines.append(f"unknown option {dotted!r}: {nearest(path[-1], fields)}")
+            lines.append(f"unknown option {dotted!r}: {_nearest_option(path[-1], item['input'], fields, elsewhere)}")
         elif item["type"] == "missing":
             lines.append(f"missing option {dotted!r}: it has no default and must be given")
         else:
             lines.append(f"bad value for {dotted!r}: {item['msg']} (got {item['input']!r})")
     return "\n".join(lines)
+
+
+def _nearest_option(name: str, value: Any, fields: list[str], elsewhere: Callable[[], Collection[str]]) -> str:
+    """`nearest` of a level's `fields`, or where none is very like `name`, the dotted options `elsewhere` whose last part is; of a
+    section that there is not, those that are like the keys of its `value`."""
+    if not difflib.get_close_matches(name, fields, cutoff=NEAR_ELSEWHERE):
+        by_last: dict[str, list[str]] = {}
+        for dotted in elsewhere():
+            by_last.setdefault(dotted.rpartition(".")[2], []).append(dotted)
+        names = [str(key) for key in value] if isinstance(value, Mapping) else [name]
+        close = [last for wanted in names for last in difflib.get_close_matches(wanted, by_last, n=1, cutoff=NEAR_ELSEWHERE)]
+        if close:
+            return _question([dotted for last in dict.fromkeys(close) for dotted in by_last[last]][:MOST_SHOWN])
+    return nearest(name, fields)
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

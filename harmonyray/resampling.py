@@ -4,6 +4,7 @@ of those that teach nothing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from harmonyray.algos.batching import plan_batch, plan_metrics, teaching
 from harmonyray.collect import collect
@@ -13,27 +14,30 @@ from harmonyray.step_metrics import Clock
 from harmonyray.types import Collected, GroupRows, Judgement
 
 
-def fill(p: Parts, step: int, got: Collected, clock: Clock) -> tuple[Collected, dict[str, float]]:
+def fill(p: Parts, step: int, got: Collected, clock: Clock, row: dict[str, Any]) -> Collected:
     """What the step has sampled so far, with that of further problems until as many teach something as a step draws, there are no
-    others, or it was tried `dynamic_sampling` times; and the counts of it. Each time as many problems are drawn as are lacking.
+    others, or it was tried `dynamic_sampling` times. Each time as many problems are drawn as are lacking. Adds the counts to the
+    step's row.
 
     The method judges all of them together afterwards, as if they had been drawn at once. Raises RolloutsLostError.
     """
     if not p.dynamic_sampling:
-        return got, {}
+        return got
     waiting = p.schedule.further(step)
     rounds, num_asked = 1, p.schedule.per_step
+    got = _scored(p, got, clock)
     while True:
         with clock("grade"):
             taught = _num_teaching(p, step, got)
         lacking = p.schedule.per_step - taught
         if lacking <= 0 or not waiting or rounds > p.dynamic_sampling:
-            return got, {"rollout/num_rounds": float(rounds), "rollout/num_problems": float(num_asked)}
+            row |= {"rollout/num_rounds": float(rounds), "rollout/num_problems": float(num_asked)}
+            return got
         drawn, waiting = waiting[:lacking], waiting[lacking:]
         with clock("generate"):
             more = collect(p.runtime, p.grader, p.asks, drawn, p.runtime.engine_version, (p.seed, "train", step))
         clock.move("generate", "grade", more.grade_s)
-        rounds, num_asked, got = rounds + 1, num_asked + len(drawn), _both(got, more)
+        rounds, num_asked, got = rounds + 1, num_asked + len(drawn), _both(got, _scored(p, more, clock))
 
 
 def planned(p: Parts, got: Collected, judgements: Sequence[Judgement]) -> tuple[Sequence[GroupRows] | None, dict[str, float]]:
@@ -45,6 +49,11 @@ def planned(p: Parts, got: Collected, judgements: Sequence[Judgement]) -> tuple[
         return plan, metrics
     taught = teaching(plan)
     return taught, metrics | {"train/num_problems": float(_num_problems(taught))}
+
+
+def _scored(p: Parts, got: Collected, clock: Clock) -> Collected:
+    with clock("score"):
+        return p.score(got)
 
 
 def _num_teaching(p: Parts, step: int, got: Collected) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harmonyray.protocols import Ask, Engine, Seeds, StagedView
+from harmonyray.protocols import Ask, Engine, Seeds, StagedView, View
 from harmonyray.seeding import derive_seed
 from harmonyray.types import (
     FailedAttempt,
@@ -53,8 +53,17 @@ class Want:
         view, seeds = self.ask.view, self.seeds(self.ask.num_samples)
         assert isinstance(view, StagedView)
         each = view.samples_per_draft
-        prompts = [view.follow_up(self.problem, draft.text) for draft in drafts]
+        prompts = [view.follow_up(self.problem, draft.used_text) for draft in drafts]
         return [SampleRequest(p, seeds[d * each : (d + 1) * each], self.ask.sampling) for d, p in enumerate(prompts)]
+
+    def measured(self, engine: Engine, drafts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
+        """The drafts, with the mark of those whose second prompt would be too long."""
+        view, limit = self.ask.view, self.ask.max_prompt_tokens
+        assert isinstance(view, StagedView)
+        if limit is None:
+            return drafts
+        lengths = engine.count_tokens([view.follow_up(self.problem, draft.text) for draft in drafts])
+        return tuple(replace(draft, too_long=length > limit) for draft, length in zip(drafts, lengths, strict=True))
 
 
 @dataclass(slots=True)
@@ -90,8 +99,8 @@ def serve(
         elif not isinstance(wants[w].ask.view, StagedView):
             own = group
         elif d is None:
-            staged[w] = _Staged(group)
-            more = wants[w].follow_ups(group)
+            staged[w] = _Staged(wants[w].measured(engine, group))
+            more = wants[w].follow_ups(staged[w].drafts)
             owners += [(w, draft) for draft in range(len(more))]
             requests += more  # the engine serves what joins while it streams
         else:
@@ -99,6 +108,14 @@ def serve(
             own = staged[w].responses()
         if own is not None:
             yield w, own
+
+
+def prompt_lengths(engine: Engine, view: View, problems: Sequence[Problem]) -> list[int]:
+    """The lengths in tokens of the problems' prompts in a view; where it asks twice, of the longer of both, without a draft."""
+    lengths = engine.count_tokens([view.render(p) for p in problems])
+    if not isinstance(view, StagedView):
+        return lengths
+    return [max(pair) for pair in zip(lengths, engine.count_tokens([view.follow_up(p, "") for p in problems]), strict=True)]
 
 
 def figures(rollouts: Sequence[Rollout]) -> GroupFigures:
@@ -111,6 +128,7 @@ def figures(rollouts: Sequence[Rollout]) -> GroupFigures:
         mixed=np.array([r.changed_policy for r in rollouts], dtype=bool),
         draft_of=np.array([-1 if r.draft is None else number[id(r.draft)] for r in rollouts], dtype=np.int64),
         draft_lengths=np.array([len(draft.token_ids) for draft in drafts], dtype=np.int64),
+        drafts_too_long=np.array([draft.too_long for draft in drafts], dtype=bool),
     )
 
 

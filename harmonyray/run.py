@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harmonyray import build
-from harmonyray.checkpoint import STATE_FILE, CheckpointStore, evaluation, replace_directory
+from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import Config
-from harmonyray.console import LABEL_WINDOW, Reporter
-from harmonyray.errors import CheckpointError, LearnerLostError
+from harmonyray.console import SUMMARY_TEXT, Reporter
+from harmonyray.errors import CheckpointError, CollapseError
 from harmonyray.evaluate import Evaluator
-from harmonyray.guarding import Event, TurnBack, described
-from harmonyray.loop import train
+from harmonyray.guarding import Event, described
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
-from harmonyray.rundir import Start, flat, keep_batch, open_run, write_text
+from harmonyray.recovery import train_through
+from harmonyray.result_table import LABEL_WINDOW
+from harmonyray.rundir import SUMMARY, Start, flat, keep_batch, open_run, write_text
 from harmonyray.tracking import MlflowRun, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
 
 Gold = Mapping[str, GoldAnswer]
 
-ARTIFACTS = ("metrics.jsonl", "failed.jsonl", "summary.json", "summary.txt", "rollouts", "ledger")
+ARTIFACTS = ("metrics.jsonl", "failed.jsonl", SUMMARY, SUMMARY_TEXT, "rollouts", "ledger")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the loop ended: the last step, the evaluation before the first, what the guard did, and its pause if it made one."""
+
+    last_step: int
+    before: Mapping[str, float]
+    events: Sequence[Event]
+    pause: CollapseError | None
 
 
 def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: Reporter) -> dict[str, Any]:
@@ -44,7 +55,11 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     build.check_best(config, problems, gold)
     build.check_models(config)
     build.check_drafts(build.make_asks(config, build.make_views(config)))
+    build.check_placement(config)
     with open_run(config, run_dir, resume) as start:
+        if start.summary is not None:
+            reporter.nothing_left(start.run_dir, start.summary)
+            return {**start.summary, "run_dir": str(start.run_dir.resolve())}
         reporter.start(config, start.run_dir, start.first_step, len(problems))
         reporter.refused(start.refused, start.first_step - 1)
         uri, artifacts = tracking_place(config, start.run_dir)
@@ -52,16 +67,18 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
-            last, before, events = _train(config, start, problems, gold, mlflow, reporter)
-            if last < config.steps:
+            mlflow.log_tag("uses_gold", str(build.uses_gold(config)).lower())
+            outcome = _train(config, start, problems, gold, mlflow, reporter)
+            if outcome.last_step < config.steps and outcome.pause is None:
                 raise KeyboardInterrupt
-            summary = _summary(start.run_dir, mlflow.run_id, last, before, time.perf_counter() - begun)
-            summary["guard"] = events
-            write_text(start.run_dir / "summary.json", json.dumps(summary))
+            summary = _summary(start, mlflow.run_id, outcome, time.perf_counter() - begun)
             closing = (config, summary, read_metrics(start.run_dir), uri)
-            write_text(start.run_dir / "summary.txt", Reporter(quiet=True).finish(*closing))
-            status = "FINISHED"  # whatever becomes of the printing: nobody may be reading
+            write_text(start.run_dir / SUMMARY_TEXT, Reporter(quiet=True).finish(*closing))
+            write_text(start.run_dir / SUMMARY, json.dumps(summary))  # last: it says that the run has ended
+            status = "FINISHED" if outcome.pause is None else "FAILED"  # whatever becomes of the printing: nobody may be reading
             reporter.finish(*closing)
+            if outcome.pause is not None:
+                raise outcome.pause
             return summary
         except KeyboardInterrupt:
             status = "KILLED"
@@ -78,9 +95,8 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
 
 def _train(
     config: Config, start: Start, problems: Sequence[Problem], gold: Gold, mlflow: MlflowRun, reporter: Reporter
-) -> tuple[int, Mapping[str, float], list[Event]]:
-    """Opens the runtime, runs the loop and saves the model: the last step, the evaluation before the first, and what the guard
-    did."""
+) -> Outcome:
+    """Opens the runtime, runs the loop and saves the model."""
     views = build.make_views(config)
     with build.open_runtime(config, views) as (runtime, grader):
         if start.checkpoint is not None:
@@ -98,7 +114,7 @@ def _train(
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
         before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)
-        reporter.evaluated(before)
+        reporter.evaluated(_newest_evaluation(read_metrics(start.run_dir)) or before, start.first_step - 1)
         method = build.make_method(config, grader, gold)
         if isinstance(method, Stateful) and "method" in start.state:
             method.load_state_dict(start.state["method"])
@@ -119,6 +135,7 @@ def _train(
             runtime=runtime,
             grader=grader,
             audit=build.make_audit(config, method, reporter.degenerate),
+            score=build.make_score(method, runtime, asks),
             method=method,
             advantage=build.make("advantages", config.advantage),
             evaluator=evaluator,
@@ -136,67 +153,17 @@ def _train(
             min_complete_share=config.rollout.min_complete_share,
             dynamic_sampling=config.rollout.dynamic_sampling,
         )
+        pause: CollapseError | None = None
         with tracker, _graceful_interrupt(reporter) as stop_asked:
             if config.guard.action == "rollback" and start.checkpoint is None:
                 save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
-            last = _train_on(turned, start, runtime, tracker, reporter, stop_asked)
-        if last == config.steps:
+            try:
+                last = train_through(turned, start, runtime, tracker, reporter, stop_asked)
+            except CollapseError as e:  # told to the end, with a summary of what there is
+                last, pause = int(tracker.last_row["step"]), e
+        if last == config.steps and pause is None:
             replace_directory(start.run_dir / "model", runtime.save_model)
-        return last, before, watch.events
-
-
-def _train_on(
-    p: Parts, start: Start, runtime: Any, tracker: RunTracker, reporter: Reporter, stop_asked: Callable[[], bool]
-) -> int:
-    """The loop, again from a checkpoint each time that the guard says to go back or the learner is lost; the last step
-    finished. Raises RunError once the run's restarts are used up."""
-    first_step, lost = start.first_step, False
-    parts = {"method": p.method, "guard": p.guard}
-    beginning = copy.deepcopy({name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)})
-    while True:
-        try:
-            if lost:
-                step = _start_learner_again(p, start, runtime, tracker, beginning)
-                reporter.started_again(step)
-                first_step, lost = step + 1, False
-            return train(p, first_step, stop_asked)
-        except TurnBack as back:
-            _go_back(back, p, start, runtime, tracker)
-            first_step = back.step + 1
-        except LearnerLostError as e:
-            reporter.learner_lost(str(e))
-            lost = True
-
-
-def _start_learner_again(p: Parts, start: Start, runtime: Any, tracker: RunTracker, beginning: Mapping[str, Any]) -> int:
-    """A new learner with everything else at the newest checkpoint, whose step is returned, or at the `beginning`."""
-    runtime.restart_learner()
-    found, refused = start.store.newest()
-    start.store.set_aside(refused)
-    if found is not None:
-        runtime.load(found[0])
-    state = beginning if found is None else found[1]
-    step = 0 if found is None else int(found[1]["step"])
-    if isinstance(p.method, Stateful):
-        p.method.load_state_dict(state["method"])
-    p.guard.load_state_dict(state["guard"])
-    tracker.go_back(step)
-    runtime.sync()
-    return step
-
-
-def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:
-    """Brings learner, engines, method and records to where the checkpoint was made. It is saved again, with the lower learning
-    rate and what the guard did, so that a resumed run does not go astray another time. Until it is loaded nothing is given up."""
-    path = start.store.path(back.step)
-    runtime.load(path)
-    runtime.scale_rate(back.lr_scale)
-    if isinstance(p.method, Stateful):
-        p.method.load_state_dict(json.loads((path / STATE_FILE).read_text())["method"])
-    start.store.drop_after(back.step)
-    tracker.go_back(back.step)
-    p.save(back.step)
-    runtime.sync()
+        return Outcome(last, before, watch.events, pause)
 
 
 def _saver(
@@ -247,19 +214,27 @@ def tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
     return f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts"
 
 
-def _summary(run_dir: Path, run_id: str, steps: int, before: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    rows = read_metrics(run_dir)
-    after = evaluation(rows[-1]) if rows else {}
+def _newest_evaluation(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return next((found for row in reversed(rows) if (found := evaluation(row))), {})
+
+
+def _summary(start: Start, run_id: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    """`wall_seconds` are those since step `first_step`, where the run began or was resumed; `paused` is there if the guard ended
+    it, and says why."""
+    rows = read_metrics(start.run_dir)
     labels = [r["consensus/label_accuracy"] for r in rows[-LABEL_WINDOW:] if "consensus/label_accuracy" in r]
     return {
-        "run_dir": str(run_dir.resolve()),
+        "run_dir": str(start.run_dir.resolve()),
         "mlflow_run_id": run_id,
-        "steps": steps,
-        "eval_before": dict(before),
-        "eval_after": after,
+        "steps": outcome.last_step,
+        "first_step": start.first_step,
+        "eval_before": dict(outcome.before),
+        "eval_after": _newest_evaluation(rows),
         "pseudo_label_accuracy": sum(labels) / len(labels) if labels else None,
         "coverage": sum(r["consensus/coverage"] for r in rows) / len(rows) if rows else None,
         "wall_seconds": seconds,
+        "guard": list(outcome.events),
+        **({} if outcome.pause is None else {"paused": str(outcome.pause)}),
     }
 
 

@@ -29,18 +29,21 @@ MAY_CHANGE_TOO = {"rollout.request_timeout_s", "rollout.max_attempts", "rollout.
 MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("type", "num_ranks", "zero_stage", "offload", "optimizer", "packing")}
 MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("max_tokens_per_micro_batch", "gradient_checkpointing")}
 MAY_CHANGE_TOO |= {f"learner.{name}" for name in ("collective_timeout_s", "max_skipped_updates")}
+SUMMARY = "summary.json"
 RECORD = "run.json"  # what is known before the first checkpoint: the MLflow run and the first evaluation
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run begins: its directory, its checkpoints and, when resumed, the checkpoint and what was recorded."""
+    """Where a run begins: its directory, its checkpoints and, when resumed, the checkpoint and what was recorded. `summary` is
+    that of a run that has nothing left to do."""
 
     run_dir: Path
     store: CheckpointStore
     checkpoint: Path | None
     state: Mapping[str, Any]
     refused: tuple[str, ...] = ()  # what is wrong with newer checkpoints
+    summary: Mapping[str, Any] | None = None
 
     @property
     def first_step(self) -> int:
@@ -62,16 +65,16 @@ def open_run(config: Config, run_dir: Path | None, resume: bool) -> Iterator[Sta
             raise ConfigError("--resume needs the run to go on with: give --run-dir DIR")
         if not (run_dir / "config.yaml").is_file():
             raise ConfigError(f"--resume: '{run_dir}' is not a run directory (it has no config.yaml); start one without --resume")
-        with _held(run_dir):
+        with held(run_dir):
             yield _take_up(config, run_dir)
         return
     is_ours = run_dir is None or not run_dir.exists()
     if run_dir is None:
-        run_dir = _new_directory(Path("runs"), f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        run_dir = new_directory(Path("runs"), f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     elif run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"'{run_dir}' already exists and is not a directory: give another --run-dir")
-    _make_directory(run_dir)
-    with _held(run_dir), _gone_if_empty(run_dir) if is_ours else nullcontext():
+    make_directory(run_dir)
+    with held(run_dir), _gone_if_empty(run_dir) if is_ours else nullcontext():
         if any(run_dir.iterdir()):
             raise ConfigError(
                 f"'{run_dir}' already exists and is not empty: give another --run-dir, or --resume to go on with it"
@@ -126,7 +129,16 @@ def _take_up(config: Config, run_dir: Path) -> Start:
     if found is None:
         return Start(run_dir, store, None, _read_record(run_dir))
     said = [f"checkpoint '{store.path(step)}' is refused: {wrong}" for step, wrong in refused.items()]
-    return Start(run_dir, store, *found, tuple(said))
+    return Start(run_dir, store, *found, tuple(said), _finished(run_dir, config.steps) if last == config.steps else None)
+
+
+def _finished(run_dir: Path, steps: int) -> dict[str, Any] | None:
+    """The summary of a run that has ended after these steps and left its model; None if it has not."""
+    path = run_dir / SUMMARY
+    if not path.is_file() or not (run_dir / "model").is_dir():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary if summary["steps"] == steps and "paused" not in summary else None
 
 
 def _store(config: Config, run_dir: Path) -> CheckpointStore:
@@ -142,7 +154,7 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _held(run_dir: Path) -> Iterator[None]:
+def held(run_dir: Path) -> Iterator[None]:
     """The directory to ourselves; the lock goes with the process. Raises ConfigError if another process has it."""
     handle = os.open(run_dir, os.O_RDONLY)
     try:
@@ -156,7 +168,7 @@ def _held(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     """Raises ConfigError where there can be none."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -166,9 +178,9 @@ def _make_directory(path: Path) -> None:
         raise ConfigError(f"the run directory '{path}' cannot be made or written to ({e}): give another --run-dir") from e
 
 
-def _new_directory(root: Path, name: str) -> Path:
+def new_directory(root: Path, name: str) -> Path:
     """A directory that no other run has: `name`, else `name-2`, `name-3`, ..."""
-    _make_directory(root)
+    make_directory(root)
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         path = root / f"{name}{suffix}"
         try:

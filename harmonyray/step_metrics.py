@@ -39,6 +39,7 @@ def step_metrics(
         drafts = np.concatenate([f.draft_lengths for f in of_view])
         if len(drafts):
             row[f"rollout/{view.name}/draft_length"] = float(np.mean(drafts))
+            row[f"rollout/{view.name}/draft_too_long"] = float(np.mean(np.concatenate([f.drafts_too_long for f in of_view])))
         row[f"rollout/{view.name}/answered"] = float(np.mean([g.cluster_ids[v, : g.num_samples[v]] >= 0 for g in groups]))
     return row
 
@@ -59,7 +60,7 @@ class Clock:
     """Seconds spent in named phases: `with clock("learn"): ...` adds to `seconds["time/learn_s"]`."""
 
     def __init__(self) -> None:
-        self.seconds = {f"time/{name}_s": 0.0 for name in ("step", "generate", "grade", "learn", "sync", "eval")}
+        self.seconds = {f"time/{name}_s": 0.0 for name in ("step", "generate", "score", "grade", "learn", "sync", "eval")}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

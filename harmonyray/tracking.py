@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -159,6 +160,7 @@ def _rollout_rows(step: int, views: Sequence[str], problem: ProblemRollouts, jud
     for v, held in enumerate(problem.groups):
         label = judged.consensus.label[v]
         samples = _or_none(held.kept)
+        rewards = judged.rewards[v].tolist()
         for n, num_tokens in enumerate(held.figures.lengths.tolist()):
             read, rollout = group.read[v][n], None if samples is None else samples[n]
             yield {
@@ -171,7 +173,7 @@ def _rollout_rows(step: int, views: Sequence[str], problem: ProblemRollouts, jud
                 "answer": read.answer,
                 "cluster": int(group.cluster_ids[v, n]),
                 "label": None if label is None else group.representatives[label],
-                "reward": float(judged.rewards[v, n]),
+                "reward": None if math.isnan(rewards[n]) else rewards[n],  # nan: it only voted
                 "missing": read.missing,
                 "draft": None if rollout is None or rollout.draft is None else rollout.draft.text,
                 "rewritten": None if texts is None else texts.rewritten[v][n],

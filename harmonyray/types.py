@@ -93,7 +93,8 @@ class Rollout:
     sampled), `logprobs` float32[T] the log-probability (nats) of each sampled token under the engine's policy at the
     sampling temperature. `finish_reason` is "stop" or "length". `policy_version` is the one that the first token was drawn
     under; `changed_policy` says that a later one drew the last. `draft` is the rollout whose text `prompt` was made from, in a
-    view that asks twice (see `protocols.StagedView`); several rollouts may share one.
+    view that asks twice (see `protocols.StagedView`); several rollouts may share one. `too_long`: of a draft, whether the prompt
+    made from it would be.
     """
 
     prompt: Prompt
@@ -105,6 +106,12 @@ class Rollout:
     policy_version: int
     draft: Rollout | None = None
     changed_policy: bool = False
+    too_long: bool = False
+
+    @property
+    def used_text(self) -> str:
+        """What is made of a draft: its text, or nothing if the prompt made from that would be too long."""
+        return "" if self.too_long else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +172,15 @@ class Here(Generic[T]):
 class GroupFigures:
     """What is known of a group's N rollouts without their content: `lengths` int[N] in tokens, `truncated` bool[N] (ended by
     the limit), `mixed` bool[N] (begun under one policy version and ended under another), `draft_of` int[N] which of the D
-    drafts each came from (-1: none), `draft_lengths` int[D]. Drafts are numbered by the sample that they first appear at."""
+    drafts each came from (-1: none), `draft_lengths` int[D], `drafts_too_long` bool[D] (for a second prompt). Drafts are numbered
+    by the sample that they first appear at."""
 
     lengths: IntArray
     truncated: BoolArray
     mixed: BoolArray
     draft_of: IntArray
     draft_lengths: IntArray
+    drafts_too_long: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +222,8 @@ class AnswerGroup:
     `cluster_ids` int[V, N]: cluster of each sample, -1 where it has no answer or past `num_samples[v]`.
     `num_samples` int[V]. `representatives` [C]: the text of each cluster's first member; clusters are numbered by the
     sample at which they first appear. `read[v][n]` is what the view read, without the `texts`. `num_timeouts`: comparisons given
-    up.
+    up. `statistics`: for a method that asks for them (see `protocols.TOKEN_STATISTICS`), by name the means over each sample's
+    response tokens, float[V, N], nan past `num_samples[v]`.
     """
 
     problem_id: str
@@ -223,6 +233,7 @@ class AnswerGroup:
     read: tuple[tuple[Reading, ...], ...] = ()
     texts: Kept[Texts] = Here(Texts((), ()))
     num_timeouts: int = 0
+    statistics: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def counts(self) -> IntArray:
         """Samples per cluster and view, int[C, V]."""
@@ -262,8 +273,8 @@ class Consensus:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A method's verdict on one problem: `rewards` float[V, N] (nan past a view's samples) and `trained` bool[V],
-    false for the views whose samples are left out of the update (an abstention, for one)."""
+    """A method's verdict on one problem: `rewards` float[V, N] (nan past a view's samples, and for those that only voted) and
+    `trained` bool[V], false for the views whose samples are left out of the update (an abstention, for one)."""
 
     group: AnswerGroup
     consensus: Consensus
@@ -275,8 +286,9 @@ class Judgement:
 @dataclass(frozen=True, slots=True)
 class GroupRows:
     """The rows that one group's rollouts, or their distinct drafts (`of_drafts`), are in an update: `advantages` float[N] (or
-    [D]), the `part` of the loss they belong to, the temperature they were sampled at, and the index of their `problem` in the
-    step. The content stays where it is kept."""
+    [D]; nan: no row), the `part` of the loss they belong to, the temperature they were sampled at, and the index of their
+    `problem` in the step. `num_tokens` int[N]: how many of a response's tokens count, from its first; None: all. The content
+    stays where it is kept."""
 
     kept: Kept[tuple[Rollout, ...]]
     of_drafts: bool
@@ -284,14 +296,15 @@ class GroupRows:
     part: int
     temperature: float
     problem: int
+    num_tokens: IntArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The rows of one update, right-padded. Rows of a problem are adjacent and no row leaves without the others.
 
-    `token_ids` int[B, T] prompt and response; `lengths` int[B] tokens in use; `response_mask` bool[B, T] true on response
-    tokens; `old_logprobs` float32[B, T] the engine's, 0 outside the mask; `advantages` float32[B, T], 0 outside the mask;
+    `token_ids` int[B, T] prompt and response; `lengths` int[B] tokens in use; `response_mask` bool[B, T] true on the response
+    tokens that count; `old_logprobs` float32[B, T] the engine's, and `advantages` float32[B, T], both 0 outside the mask;
     `part` int[B]: the part of the loss a row belongs to, which is averaged on its own (a view's responses, a view's drafts).
     `temperatures` float32[B] are those the rows were sampled at; `problem` int[B] is the index of each row's problem in the step.
     """

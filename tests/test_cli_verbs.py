@@ -101,12 +101,57 @@ def test_plan_shows_who_sits_where(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert main(["plan", "quickstart", *overrides]) == code
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err.startswith("the plan loads nothing, so it has not looked at ")
+    assert len(err.splitlines()) == 1
     assert out.startswith("node this machine: ")
     assert out.splitlines()[1].split() == ["group", "replica", "CPUs", "GPUs"]
     table = [" ".join(line.split()) for line in out.splitlines()]
     assert [line for line in lines if line not in table] == []
     assert ("NO ROOM" in out) == (code == 2)
+
+
+@pytest.mark.parametrize("verb", ["train", "eval"])
+def test_what_this_machine_can_never_hold_is_refused_before_ray_starts(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harmonyray.actors.planning.is_elsewhere", lambda: False)
+    monkeypatch.setattr("harmonyray.actors.cluster.cluster", None)
+    what = ["quickstart"] if verb == "train" else ["--model", "quickstart", "--problems", "quickstart"]
+    assert main([verb, *what, "placement.view.num_cpus=4096"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("harmonyray: there is not enough room for this run:\nnode this machine: ")
+    assert "lower placement.view.num_cpus\n" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ray_would_be_told_of_this_machine_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harmonyray.actors.cluster import this_machine
+
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 64, "rack": 2, "memory": 5}')
+    node = this_machine()
+    assert (node.num_cpus, node.custom) == (64, {"rack": 2})
+
+
+INTERRUPTED = """
+import runpy, sys
+
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["harmonyray", "plan", "quickstart"]
+runpy.run_module("harmonyray", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["harmonyray.cli", "harmonyray.build", "ray"])
+def test_ctrl_c_while_starting_is_one_line(module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "harmonyray: interrupted\n")
 
 
 @pytest.mark.slow

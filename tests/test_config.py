@@ -18,7 +18,8 @@ from harmonyray.listing import describe
 from harmonyray.registry import BUILT_IN
 
 CONFIGS = Path(config_module.__file__).parent.parent / "configs"
-FILES = {p.relative_to(CONFIGS).with_suffix("").as_posix(): p for p in sorted(CONFIGS.rglob("*.yaml"))}
+ALL = {p.relative_to(CONFIGS).with_suffix("").as_posix(): p for p in sorted(CONFIGS.rglob("*.yaml"))}
+FILES = {name: path for name, path in ALL.items() if not name.startswith("sweeps/")}  # which tests/sweep looks at
 LISTED = describe("configs")
 EXPERIMENTS = [name for name in FILES if LISTED[name]["role"] == "experiment"]
 

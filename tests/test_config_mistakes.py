@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harmonyray.config import load_config
+from harmonyray.config import known_keys, load_config
 from harmonyray.errors import ConfigError
 
 
@@ -27,6 +28,18 @@ MISTAKES = [
     ("placement.views.solver.replica=2", "unknown option 'placement.views.solver.replica': did you mean 'replicas'"),
     ("method.selector={type: infomax, lamb: 1}", "lamb': did you mean 'lam'"),
     ("runtime.kind=ray", "unknown option 'runtime.kind': expected one of: call_timeout_s, max_restarts"),
+    # ... which may be in another place than the one that was typed
+    ("lr=1e-5", "unknown option 'lr': did you mean 'learner.lr'\\?"),
+    ("optim.lr=1e-5", "unknown option 'optim': did you mean 'learner.lr'\\?"),
+    ("views.solver.lr=1e-5", "unknown option 'views.solver.lr': did you mean 'learner.lr'\\?"),
+    (
+        "learner.temprature=1",
+        "did you mean 'views.solver.temperature' or 'views.reframer.temperature' or 'rollout.temperature'\\?",
+    ),
+    ("selector=majority", "unknown option 'selector': did you mean 'method.selector'\\?"),
+    ("kl=k1", "unknown option 'kl': did you mean 'objective.kl'\\?"),
+    ("limit=8", "unknown option 'limit': did you mean 'problems.limit'\\?"),
+    ("zzz=8", "unknown option 'zzz': expected one of: advantage, audit, "),
     # unknown types
     ("method.type=self_harmny", "unknown type 'self_harmny' among methods: did you mean 'self_harmony'"),
     ("method.selector=harmnic", "unknown type 'harmnic' among selectors: did you mean 'harmonic'"),
@@ -119,6 +132,19 @@ def test_several_mistakes_are_named_at_once() -> None:
         "unknown option 'eval.evry'",
         "unknown option 'step'",
     ]
+
+
+def test_every_key_that_a_hint_may_name_is_one() -> None:
+    """Also where the configuration is wrong: an unknown type has no options."""
+    whole = load_config("quickstart").to_container()
+    keys = known_keys(whole)
+    assert {"steps", "views.reframer.num_samples", "views.reframer.template", "rollout.engine.max_batch_rows"} <= set(keys)
+    for key in keys:
+        inner: Any = whole
+        for part in key.split("."):
+            assert part in inner, key
+            inner = inner[part]
+    assert "learner.lr" not in known_keys({**whole, "learner": {"type": "nope"}, "views": {}})
 
 
 BROKEN_FILES = [

@@ -31,7 +31,8 @@ def row(step: int, coverage: float = 0.5, **changes: float) -> dict[str, float]:
         "rollout/solver/answered": 1.0,
         "rollout/reframer/answered": 1.0,
         "runtime/restarts": 0.0,
-        **{f"time/{name}_s": 0.2 for name in ("step", "generate", "grade", "learn", "sync", "eval")},
+        **{f"time/{name}_s": 0.2 for name in ("step", "generate", "score", "grade", "learn", "sync", "eval")},
+        "train/skipped": float(not coverage),
     }
     if coverage:
         base["consensus/label_accuracy"] = step / 10
@@ -51,6 +52,7 @@ SUMMARY: dict[str, Any] = {
     "run_dir": "/x/run",
     "mlflow_run_id": "abc",
     "steps": 4,
+    "first_step": 1,
     "eval_before": BEFORE,
     "eval_after": AFTER,
     "wall_seconds": 12.3,
@@ -92,6 +94,36 @@ def test_the_table_by_hand(config: Config) -> None:
     assert arguments == "ui --backend-store-uri sqlite:///x.db"
 
 
+def test_the_table_of_a_resumed_run_says_what_the_seconds_are_of(config: Config) -> None:
+    text = Reporter(quiet=True).finish(config, SUMMARY | {"first_step": 3}, [row(i) for i in (1, 2, 3, 4)], "")
+    assert text.startswith("quickstart: self_harmony, 4 steps, the last 2 of them in 12 s ")
+
+
+def test_a_paused_run_has_its_newest_evaluation_and_the_way_on() -> None:
+    config = load_config("quickstart", [*SMALL, "steps=9"])
+    summary = SUMMARY | {"paused": "step 4: paused by the collapse guard: ..."}
+    text = Reporter(quiet=True).finish(config, summary, [row(1), row(2, **AFTER), row(3), row(4)], "")
+    assert text.startswith("quickstart: self_harmony, paused after 4 of 9 steps, 12 s ")
+    assert cells(text)[:2] == [["", "before", "step 2"], ["accuracy, solver view, avg@2", "0.400", "0.900"]]
+    assert (
+        "\ngo on   the same command with --run-dir /x/run --resume guard.action=warn, or with wider limits (docs/guard.md)\n"
+        in text
+    )
+    assert "harmonyray export /x/run --out /x/run-model\n" in text
+    assert "/x/run/model" not in text
+    without = Reporter(quiet=True).finish(config, summary | {"eval_after": {}}, [row(1), row(4)], "")
+    assert cells(without)[:2] == [["", "before", "after"], ["accuracy, solver view, avg@2", "0.400", "-"]]
+
+
+def test_a_view_of_another_model_is_marked() -> None:
+    config = load_config("quickstart", [*SMALL, "views.reframer.model=other/model"])
+    table = cells(Reporter(quiet=True).finish(config, SUMMARY, [row(1)], ""))
+    assert [name for name, *_ in table if "avg@2" in name] == [
+        "accuracy, solver view, avg@2",
+        "accuracy, reframer view (not trained), avg@2",
+    ]
+
+
 WINDOWS = [(1, 1), (2, 1), (3, 1), (5, 2), (16, 8), (40, 8)]
 
 
@@ -127,6 +159,8 @@ def test_a_run_that_trained_nothing_says_so(config: Config, tmp_path: Path, cove
     for r in rows:
         reporter.step(r)
     assert ("nothing was trained" in reporter.finish(config, SUMMARY, rows, "")) == said
+    unlabelled = [r | {"train/skipped": 0.0} for r in rows]  # a method that goes by no labels
+    assert "nothing was trained" not in reporter.finish(config, SUMMARY, unlabelled, "")
 
 
 def drive(reporter: Reporter, config: Config, tmp_path: Path) -> None:
@@ -183,7 +217,7 @@ def test_on_a_terminal_there_are_a_header_and_progress(config: Config, tmp_path:
     drive(reporter, config, tmp_path)
     assert reporter.progress is None  # stopped: the cursor is back
     text = screen.getvalue()
-    assert "8 problems, 8 a step x 32 samples (solver 16, reframer 16) = 256 rollouts a step, 1 steps an epoch" in text
+    assert "8 problems, 8 a step x 32 samples (solver 16, reframer 16) = 256 rollouts a step, 1 step an epoch" in text
     assert "accuracy 0.400 | labelled 0.50, right 0.40" in text
 
 
@@ -211,6 +245,17 @@ def test_markup_in_the_runs_name_is_text(tmp_path: Path, capsys: Any) -> None:
     text = Reporter().finish(config, SUMMARY, [row(1)], "")
     assert "[a] :b: [bold]c: self_harmony" in text
     assert "[a] :b: [bold]c: self_harmony" in capsys.readouterr().out
+
+
+def test_drafts_that_are_too_long_are_told_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter()
+    reporter.config = load_config("quickstart", [])
+    for i, share in enumerate((0.0, 0.25, 0.5), start=1):
+        reporter.step(row(i, **{"rollout/reframer/draft_too_long": share}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "step 2: view 'reframer' has drafts whose second prompt would be longer than rollout.max_prompt_tokens = 256"
+    )
 
 
 def test_a_replaced_actor_is_told_in_our_own_words(capsys: pytest.CaptureFixture[str]) -> None:

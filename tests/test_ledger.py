@@ -137,7 +137,7 @@ def test_the_table_names_the_best_selector_in_hindsight(run: Path) -> None:
     text = (run / "summary.txt").read_text()
     assert "best selector with default options, " in text
     assert "chosen differently by " in text
-    summary = {"eval_before": {}, "eval_after": {}, "steps": 2, "wall_seconds": 1.0, "guard": []}
+    summary = {"eval_before": {}, "eval_after": {}, "steps": 2, "first_step": 1, "wall_seconds": 1.0, "guard": []}
     blind = [{k: v for k, v in row.items() if "accuracy" not in k and "upper_bound" not in k} for row in rows(run)]
     labels = [str(cell) for cell in result_table(load_config("quickstart"), summary, blind).columns[0].cells]
     assert any("would have chosen differently, most of all" in label for label in labels)

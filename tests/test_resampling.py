@@ -50,13 +50,14 @@ class Scripted:
 
     def __init__(self, disputed: str, rounds: int, per_step: int = 3) -> None:
         lines = {(p.id, "v"): ("a a b" if p.id in disputed.split() else "a a a", "") for p in PROBLEMS}
-        self.sampler, self.audited = Script(lines), list[int]()
+        self.sampler, self.audited, self.scored = Script(lines), list[int](), list[list[str]]()
         self.sampler.engine_version = 7  # type: ignore[attr-defined]
         self.schedule, self.method = ProblemSchedule(PROBLEMS, per_step, seed=1), Counting()
         self.parts: Any = SimpleNamespace(
             dynamic_sampling=rounds,
             schedule=self.schedule,
             method=self.method,
+            score=self.score,
             audit=lambda groups: self.audited.append(len(groups)),
             advantage=Grpo(Grpo.Options()),
             asks=ASKS,
@@ -67,10 +68,15 @@ class Scripted:
         self.drawn = [p.id for p in self.schedule.draw(1)]
         self.further = [p.id for p in self.schedule.further(1)]
 
+    def score(self, collected: Collected) -> Collected:
+        self.scored.append([group.problem_id for group in collected.groups])
+        return collected
+
     def fill(self) -> tuple[Collected, dict[str, float]]:
         items = list(self.sampler.sample(ASKS, self.schedule.draw(1), 7, (1, "train", 1)))[::-1]
         got = Collected(items, ByText(VIEWS).group(items), [], 0.0, 0.0)  # type: ignore[arg-type]
-        return fill(self.parts, 1, got, Clock())
+        row: dict[str, float] = {}
+        return fill(self.parts, 1, got, Clock(), row), row
 
 
 def order() -> tuple[list[str], list[str]]:
@@ -91,6 +97,7 @@ def test_as_many_are_drawn_as_are_lacking_until_none_is() -> None:
     assert seen == counts(3, 6)
     assert s.sampler.calls == [{"v": 3}, {"v": 2}, {"v": 1}]
     assert s.audited == [3, 5, 6]  # the votes are counted as of all together
+    assert s.scored == [drawn, further[:2], further[2:3]]  # nobody twice: it is the learner who computes
     # Nobody's samples depend on when they were drawn.
     alone = {r.prompt.problem_id: r.seeds for r, _, _ in s.sampler.asked}
     other = Scripted("", 5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from harmonyray.config import load_config
 from harmonyray.inprocess import InProcessRuntime
 from harmonyray.protocols import Ask
-from harmonyray.rollouts import Tally, Want, distinct_drafts, figures, keep, serve
+from harmonyray.rollouts import Tally, Want, distinct_drafts, figures, keep, prompt_lengths, serve
 from harmonyray.seeding import derive_seed
 from harmonyray.types import FailedAttempt, Failure, Problem, ProblemRollouts, Prompt, Rollout, SampleRequest, Sampling
 from harmonyray.views.reframer import StagedReframer
@@ -104,6 +106,37 @@ def test_a_staged_want_fails_once_whichever_of_its_requests_failed() -> None:
     assert [(w, isinstance(group, Failure)) for w, group in sorted(got, key=lambda item: item[0])] == [(0, True), (1, False)]
 
 
+class Letters(Echo):
+    """Counts a prompt's letters, a hundred more for one that names the seed `long`."""
+
+    long: int | None = None
+
+    def count_tokens(self, prompts: Any) -> list[int]:
+        return [len(prompt.text) + 100 * (str(self.long) in prompt.text) for prompt in prompts]
+
+
+def test_a_draft_whose_second_prompt_is_too_long_counts_as_an_empty_one() -> None:
+    """Three drafts, of which the second is too long: "reword 1+1@" and its seed."""
+    seeds = [seed("p", "staged", "draft", d) for d in range(3)]
+    engine = Letters()
+    engine.long = seeds[1]
+    ask = Ask(STAGED, 5, Sampling(8), max_prompt_tokens=100)
+    ((_, got),) = serve(engine, [Want(ask, PROBLEMS[0], SEEDS)], 4, None)
+    assert not isinstance(got, Failure)
+    drafts = [f"reword 1+1@{s}" for s in seeds]
+    assert [r.draft.text for r in got if r.draft] == [drafts[d] for d in (0, 0, 1, 1, 2)], "records keep what was said"
+    assert [r.prompt.text for r in got] == [f"{drafts[0]}!", f"{drafts[0]}!", "!", "!", f"{drafts[2]}!"]
+    assert figures(got).drafts_too_long.tolist() == [False, True, False]
+    assert [r.draft.used_text for r in got if r.draft][1:3] == [drafts[0], ""]
+
+
+def test_a_prompt_is_as_long_as_the_longer_of_both() -> None:
+    assert prompt_lengths(Letters(), SOLVER, PROBLEMS) == [3, 3]
+    assert prompt_lengths(Letters(), STAGED, PROBLEMS) == [10, 10]
+    options = STAGED.options.model_copy(update={"solve_template": "{question} by way of {draft}"})
+    assert prompt_lengths(Letters(), StagedReframer("staged", options), PROBLEMS) == [14, 14]
+
+
 def test_figures_by_hand() -> None:
     prompt = Prompt("p", "v", text="?")
     ids = np.arange(3)
@@ -111,7 +144,7 @@ def test_figures_by_hand() -> None:
     def one(length: int, reason: str, draft: Rollout | None, changed: bool = False) -> Rollout:
         return Rollout(prompt, ids, np.arange(length), np.zeros(length, np.float32), "", reason, 0, draft, changed)
 
-    a, b = one(4, "stop", None), one(6, "stop", None)
+    a, b = one(4, "stop", None), replace(one(6, "stop", None), too_long=True)
     group = (one(1, "stop", b), one(2, "length", a, True), one(3, "stop", b), one(5, "length", None))
     got = figures(group)
     assert got.lengths.tolist() == [1, 2, 3, 5]
@@ -119,6 +152,7 @@ def test_figures_by_hand() -> None:
     assert got.mixed.tolist() == [False, True, False, False]
     assert got.draft_of.tolist() == [0, 1, 0, -1]
     assert got.draft_lengths.tolist() == [6, 4]
+    assert got.drafts_too_long.tolist() == [True, False]
     assert distinct_drafts(group) == [b, a]
 
 

@@ -103,12 +103,22 @@ def test_a_pause_saves_and_says_how_to_go_on(folder: Path, warned: tuple[Path, d
     assert "Traceback" not in said
     assert [p.name for p in sorted((run_dir / "checkpoints").iterdir())] == ["step-000002", "step-000003"]
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["steps"], summary["eval_after"]) == (3, {})
+    assert f"harmonyray: {summary['paused']}\n" == said[said.index("harmonyray: ") :]
+    text = (run_dir / "summary.txt").read_text()
+    assert text.startswith("quickstart: self_harmony, paused after 3 of 4 steps, ")
+    assert f"go on   the same command with --run-dir {run_dir} --resume guard.action=warn" in text
+    assert not (run_dir / "model").exists()
     with pytest.raises(CollapseError, match="step 4: paused"):
         small_run(run_dir, *AT_ONCE, "guard.action=pause", resume=True)
+    assert not (run_dir / "model").exists()
     assert main([*command, "guard.action=warn", "--resume"]) == 0
     assert unguarded(run_dir) == unguarded(warned[0])
     assert weights(run_dir / "model") == weights(warned[0] / "model")
-    events = json.loads((run_dir / "summary.json").read_text())["guard"]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert "paused" not in summary
+    events = summary["guard"]
     assert [(event["step"], event["action"]) for event in events] == [(3, "pause"), (4, "pause")]
 
 

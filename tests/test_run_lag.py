@@ -9,6 +9,7 @@ from run_helpers import samples, small_run, steady, weights
 
 from harmonyray.config import load_config
 from harmonyray.errors import ConfigError
+from harmonyray.registry import PluginOptions
 
 LAG = ("rollout.lag=1", "loss.type=truncated_is", "steps=7", "checkpoint.every=4", "eval.every=0")
 
@@ -56,8 +57,35 @@ def test_with_lag_the_run_is_another_one_and_without_it_importance_weights_are_n
     assert ahead[1]["train/engine_gap_max"] > 100 * on_policy[1]["train/engine_gap_max"]
 
 
+@pytest.mark.parametrize("loss", ["ppo_clip", "gspo", "cispo"])
+def test_a_loss_that_clips_takes_care_of_older_rollouts_itself(loss: str) -> None:
+    assert load_config("quickstart", ["rollout.lag=1", "objective.importance.type=none", f"loss.type={loss}"]).rollout.lag == 1
+
+
+def test_against_the_older_policy_that_sampled_clips_act(tmp_path: Path) -> None:
+    """A bound that a step in float32 passes. In the first step there is no older policy, and the ratio is 1 up to rounding."""
+    clips = ("loss.clip_low=1e-3", "loss.clip_high=1e-3", "objective.importance.type=none", "rollout.lag=1")
+    small_run(tmp_path / "run", *clips, "steps=3", "eval.every=0", "checkpoint.every=9")
+    clipped = [row["train/clipped"] for row in steady(tmp_path / "run")]
+    assert clipped[0] == 0
+    assert min(clipped[1:]) > 0.01
+
+
+class Plain:
+    """A loss that does not look at the policy that sampled."""
+
+    class Options(PluginOptions):
+        pass
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+
 REFUSED = [
-    (["rollout.lag=1", "objective.importance.type=none"], "loss ppo_clip does not weigh.*importance.*truncated_is"),
+    (
+        ["rollout.lag=1", "objective.importance.type=none", f"loss={{type: '{__name__}:Plain'}}"],
+        "loss .*Plain neither clips nor weighs.*importance.type=truncate",
+    ),
     (["rollout.lag=2", "loss.type=truncated_is"], "rollout.lag"),
     (["sync.in_flight=pause"], "nothing is under way"),
     (["rollout.lag=1", "loss.type=truncated_is", "sync.in_flight=pause"], "engine hf cannot change weights.*vllm"),

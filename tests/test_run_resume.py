@@ -14,6 +14,7 @@ import pytest
 import yaml
 from run_helpers import SIX, assert_same_run, rows, small_run
 
+from harmonyray import build
 from harmonyray.console import Reporter
 from harmonyray.errors import CheckpointError, ConfigError
 from harmonyray.inprocess import InProcessRuntime
@@ -33,6 +34,16 @@ class Interrupting(Reporter):
         if row["step"] == self.at:
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
+
+
+class Beginning(Reporter):
+    """Keeps what it was told when the training began."""
+
+    began: tuple[Mapping[str, float], int]
+
+    def evaluated(self, metrics: Mapping[str, float], done: int = 0) -> None:
+        super().evaluated(metrics, done)
+        self.began = metrics, done
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +69,12 @@ def test_three_steps_and_three_more_are_six(folder: Path, six: tuple[Path, dict[
     run_dir = folder / "three"
     first = small_run(run_dir, *SIX[1:], "steps=3")
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3]
-    second = small_run(run_dir, *SIX, resume=True)
+    reporter = Beginning(quiet=True)
+    second = small_run(run_dir, *SIX, resume=True, reporter=reporter)
     assert_same_run(run_dir, six[0])
+    assert (first["first_step"], second["first_step"]) == (1, 4)
+    assert (run_dir / "summary.txt").read_text().startswith("quickstart: self_harmony, 6 steps, the last 3 of them in ")
+    assert reporter.began == (first["eval_after"], 3), "it goes on from where it was"
     assert second["eval_before"] == first["eval_before"] == six[1]["eval_before"]
     assert second["mlflow_run_id"] == first["mlflow_run_id"]
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["steps"] == 6
@@ -106,14 +121,31 @@ def test_what_a_crash_left_after_the_checkpoint_is_done_again(folder: Path, whol
     assert not (run_dir / ".partial-model").exists()
 
 
-def test_a_finished_run_resumed_stays_as_it_is(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+def test_a_finished_run_resumed_says_so_and_starts_nothing(
+    folder: Path, six: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     run_dir = folder / "finished"
     shutil.copytree(six[0], run_dir)
-    summary = small_run(run_dir, *SIX, resume=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "open_runtime", None)
+        summary = small_run(run_dir, *SIX, resume=True, reporter=Reporter())
+    said = capsys.readouterr().out
+    assert said.startswith(f"{run_dir} is finished: all of its 6 steps are done, and nothing was started. To train longer, ")
+    assert "e.g. steps=12\n" in said
+    assert said.endswith((run_dir / "summary.txt").read_text())
+    assert summary["run_dir"] == str(run_dir)
     assert_same_run(run_dir, six[0])
     assert {k: v for k, v in summary.items() if k not in ("wall_seconds", "run_dir")} == {
         k: v for k, v in six[1].items() if k not in ("wall_seconds", "run_dir")
     }
+
+
+def test_a_run_whose_model_was_not_saved_is_not_finished(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:
+    run_dir = folder / "no-model"
+    shutil.copytree(six[0], run_dir)
+    shutil.rmtree(run_dir / "model")
+    small_run(run_dir, *SIX, resume=True)
+    assert_same_run(run_dir, six[0])
 
 
 def test_a_run_does_not_go_back(folder: Path, six: tuple[Path, dict[str, Any]]) -> None:

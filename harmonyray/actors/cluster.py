@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node  # the public call only has the sum over all nodes
+from ray._private.utils import get_num_cpus  # what `ray.init` takes where it is not told
 
 from harmonyray.actors.placement import Node
 from harmonyray.config_sections import RuntimeConfig
@@ -60,6 +62,21 @@ def cluster(runtime: RuntimeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def is_elsewhere() -> bool:
+    """Whether a run would connect to a Ray that is there already, instead of starting one."""
+    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+
+
+def this_machine() -> Node:
+    """What a local Ray would find here: its own count of CPUs, the GPUs that torch sees, and what it is told by
+    RAY_OVERRIDE_RESOURCES."""
+    import torch
+
+    own = {"CPU": get_num_cpus(), "GPU": torch.cuda.device_count()} | json.loads(os.environ.get("RAY_OVERRIDE_RESOURCES") or "{}")
+    num_cpus, num_gpus = float(own.pop("CPU")), float(own.pop("GPU"))
+    return Node("this machine", num_cpus, num_gpus, {key: float(value) for key, value in own.items() if _for_actors(key)})
 
 
 def check_address(address: str) -> None:

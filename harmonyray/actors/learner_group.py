@@ -12,11 +12,12 @@ import ray
 from ray.exceptions import RayTaskError
 
 from harmonyray.actors.placement import Seat
-from harmonyray.actors.pool import DEATHS, LOOK_S, ActorPool
+from harmonyray.actors.pool import DEATHS, LOOK_S, ActorPool, why_dead
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.workers import LearnerWorker
 from harmonyray.errors import LearnerLostError, RankLostError, RunError, first_line
 
+LOOK = "look at memory with `harmonyray doctor`"
 GRACE_S = 5.0  # after one rank's failure, for the others to say what they know
 
 
@@ -111,16 +112,16 @@ class LearnerGroup:
         error, name = failed[rank], f"rank {rank} of the learner" if len(self.handles) > 1 else "the learner"
         if isinstance(error, (*DEATHS, RankLostError)):
             what = "lost the others" if isinstance(error, RankLostError) else "died"
-            raise self._end(f"{name} {what} during {method!r} ({first_line(error)})") from error
+            raise self._end(f"{name} {what} during {method!r} ({first_line(error)})", why_dead(error, LOOK)) from error
         if not whole:
             self._end(f"{name} failed during {method!r} while others went on")
         raise error
 
-    def _end(self, why: str) -> LearnerLostError:
+    def _end(self, why: str, look: str = LOOK) -> LearnerLostError:
         """Ends all ranks; the error for whoever asks the group for anything from here on."""
         for handle in self.handles:
             ray.kill(handle)
-        self._lost = LearnerLostError(f"{why}; look at memory with `harmonyray doctor`")
+        self._lost = LearnerLostError(f"{why}; {look}")
         return self._lost
 
 

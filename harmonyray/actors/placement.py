@@ -6,7 +6,6 @@ happens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +26,8 @@ Amounts = Mapping[str, float]
 class EngineGroup:
     """Engines that answer for one view, or for several that share them. `model` None: the trained model, whose weights are
     broadcast to the group; else a model of its own, which stays as it is. `colocated`: the engines sit in the learner's bundle
-    and, if they can (`sleeps`), sleep while it updates."""
+    and, if they can (`sleeps`), sleep while it updates. `own_options`: what placement.views sets for it; the rest is of
+    placement.view."""
 
     name: str
     views: tuple[str, ...]
@@ -35,6 +35,7 @@ class EngineGroup:
     resources: Resources
     colocated: bool = False
     sleeps: bool = False
+    own_options: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -132,7 +133,9 @@ def engine_groups(config: Config) -> list[EngineGroup]:
     for name in names:
         views = tuple(view for view in config.views if shared.get(view, view) == name)
         model, colocated = config.views[views[0]].model, name in config.placement.colocate
-        out.append(EngineGroup(name, views, model, config.placement.for_group(name), colocated, sleeps))
+        own = config.placement.views[name].model_dump(exclude_none=True) if name in config.placement.views else {}
+        group = EngineGroup(name, views, model, config.placement.for_group(name), colocated, sleeps, frozenset(own))
+        out.append(group)
     return out
 
 
@@ -234,10 +237,3 @@ def _search(asked: Sequence[Amounts], order: Sequence[int], rooms: Sequence[Room
         return False
 
     return chosen if place(0) else None
-
-
-def this_machine() -> Node:
-    """What a local Ray would find here: the CPUs this process may use, and the GPUs that torch sees."""
-    import torch
-
-    return Node("this machine", float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))

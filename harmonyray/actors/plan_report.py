@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harmonyray.actors.placement import DIGITS, Amounts, Node, Room, Seat, assign, bundle_numbers, bundles
+from harmonyray.errors import PlacementError
 
 WAYS_OUT = (
     "ask for less (placement.view.num_cpus=0.25), let views share engines (placement.share), seat engines with the learner "
@@ -36,6 +37,13 @@ def report(wanted: Sequence[Seat], nodes: Sequence[Node], strategy: str) -> Plan
     if not fits:
         text += "\n" + "\n".join(_busy(nodes) if ever else who_stays_out(wanted, nodes, placed))
     return PlanReport(text, fits, ever)
+
+
+def check_room(wanted: Sequence[Seat], nodes: Sequence[Node], strategy: str) -> None:
+    """Raises PlacementError with the plan if these nodes can never hold these seats."""
+    plan = report(wanted, nodes, strategy)
+    if not plan.ever:
+        raise PlacementError(f"there is not enough room for this run:\n{plan.text}")
 
 
 def plan_table(wanted: Sequence[Seat], nodes: Sequence[Node], placed: Sequence[str | None]) -> str:
@@ -71,7 +79,7 @@ def who_stays_out(wanted: Sequence[Seat], nodes: Sequence[Node], placed: Sequenc
         if any(Room.of(node.whole).without(asked[number]) for node in nodes):
             out.append(f"{who}: the others leave no node with {amounts(asked[number])}")
         else:
-            out.append(f"{who}: needs {amounts(asked[number])} on one node; {_biggest(nodes, asked[number], members[0])}")
+            out.append(f"{who}: needs {amounts(asked[number])} on one node; {_biggest(nodes, asked[number], members)}")
     return [*out, f"not enough room for this run: {WAYS_OUT}"]
 
 
@@ -84,15 +92,24 @@ def _unit(key: str, value: float) -> str:
     return key + ("s" if key in ("CPU", "GPU") and value != 1 else "")
 
 
-def _biggest(nodes: Sequence[Node], asked: Amounts, seat: Seat) -> str:
-    """The node that comes closest, by what is scarcest first (custom resources, GPUs, CPUs), and what to lower."""
+def _biggest(nodes: Sequence[Node], asked: Amounts, members: Sequence[Seat]) -> str:
+    """The node that comes closest, by what is scarcest first (custom resources, GPUs, CPUs), and what to lower: of whoever asks
+    for most of it, where that is set."""
     if not nodes:
         return "there is no node"
     scarcest_first = sorted(asked, key=lambda key: (key == "CPU", key == "GPU", key))
     best = max(nodes, key=lambda node: [node.whole.get(key, 0.0) for key in scarcest_first])
     missing = next((key for key in scarcest_first if best.whole.get(key, 0.0) < asked[key]), scarcest_first[0])
     option = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(missing, f"resources.{missing}")
-    where = f"placement.views.{seat.engines.name}" if seat.engines else f"placement.{seat.group}"
+    seat = max(members, key=lambda seat: seat.asked.get(missing, 0.0))
+    own = seat.engines is not None and option.partition(".")[0] in seat.engines.own_options
+    where = (
+        f"placement.views.{seat.engines.name}"
+        if seat.engines and own
+        else "placement.view"
+        if seat.engines
+        else f"placement.{seat.group}"
+    )
     has = amounts({key: best.whole.get(key, 0.0) for key in asked})
     return f"the biggest node, {best.name}, has {has}: lower {where}.{option}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -18,6 +19,16 @@ DEATHS = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)  # th
 LOOK_S = 15.0  # between two looks, in a long call, at whether the nodes are still there
 
 MAX_DIRECT_BYTES = 1024
+SHORT_OF_MEMORY = (
+    "Ray ended it because its node was short of memory (RAY_memory_usage_threshold, by default 0.95 of it): hold less at once "
+    "(rollout.problems_per_step, views.*.num_samples, the batch sizes of engine and learner), have fewer engines "
+    "(placement.view.replicas, placement.share), or take nodes with more memory"
+)
+
+
+def why_dead(error: BaseException, otherwise: str) -> str:
+    """Why an actor is dead and what to do, if one of the DEATHS says that memory was short; else `otherwise`."""
+    return SHORT_OF_MEMORY if isinstance(error, OutOfMemoryError) else otherwise
 
 
 class ActorPool:
@@ -26,6 +37,7 @@ class ActorPool:
     def __init__(self, placement: Reservation, config: RuntimeConfig) -> None:
         self.placement, self.config = placement, config
         self.restarts = 0
+        self.short_of_memory: set[str] = set()  # actors that Ray has ended for it
         self._closed = False
         self._ending = threading.Lock()  # no actor is started while they are ended, nor after
         self._handles: list[tuple[int, Any]] = []  # each with its bundle
@@ -69,9 +81,10 @@ class ActorPool:
         """Raises RunError if `name` would be restarted once too often."""
         self.check_open()
         if self.restarts >= self.config.max_restarts:
+            look = "look at its log under the Ray session's logs, check memory with `harmonyray doctor`"
             raise RunError(
-                f"{name} died and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: look at its log "
-                "under the Ray session's logs, check memory with `harmonyray doctor`, then continue with --resume"
+                f"{name} died and all {self.config.max_restarts} restarts (runtime.max_restarts) are used: "
+                f"{SHORT_OF_MEMORY if name in self.short_of_memory else look}, then continue with --resume"
             )
         self.restarts += 1
 
@@ -88,9 +101,9 @@ class ActorPool:
             )
         return self.start(cls, bundle, num_gpus, *args, calls=calls)
 
-    def get(self, refs: Any, name: str = "an actor") -> Any:
+    def get(self, refs: Any, name: str | None = None) -> Any:
         """What the calls to `name` return. Raises RunError when runtime.call_timeout_s passes; what an actor's method raised
-        is raised here as it was there."""
+        is raised here as it was there. Says at once if a named actor, which can be replaced, is gone for want of memory."""
         limit = self.config.call_timeout_s
         deadline = time.monotonic() + limit
         while True:
@@ -99,11 +112,15 @@ class ActorPool:
             except GetTimeoutError as e:
                 if time.monotonic() >= deadline:
                     raise RunError(
-                        f"{name} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or look at its log"
+                        f"{name or 'an actor'} did not answer within runtime.call_timeout_s = {limit:g} s; raise the limit or "
+                        "look at its log"
                     ) from e
                 self.give_up_lost()
             except RayTaskError as e:
                 raise e.cause from e
+            except OutOfMemoryError:
+                self._short_of_memory(name)
+                raise
 
     def give_up_lost(self) -> None:
         """Ends the actors whose nodes are gone. Ray would start one that was not up yet as soon as the node came back."""
@@ -112,13 +129,22 @@ class ActorPool:
             if bundle in lost:
                 ray.kill(handle)
 
-    def answers(self, ref: Any, timeout_s: float) -> bool:
-        """Whether a call comes back in time; one that does not is as good as dead."""
+    def answers(self, ref: Any, timeout_s: float, name: str) -> bool:
+        """Whether a call to `name` comes back in time; one that does not is as good as dead."""
         try:
             ray.get(ref, timeout=timeout_s)
+        except OutOfMemoryError:
+            self._short_of_memory(name)
+            return False
         except (*DEATHS, GetTimeoutError):
             return False
         return True
+
+    def _short_of_memory(self, name: str | None) -> None:
+        """Remembers it, and says it once: it will happen again if nothing is done about it."""
+        if name is not None and name not in self.short_of_memory:
+            self.short_of_memory.add(name)
+            print(f"{name} died: {SHORT_OF_MEMORY}", file=sys.stderr, flush=True)
 
     def check_open(self) -> None:
         """Raises RunError if the run has ended."""

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from harmonyray.actors.cluster import node_answers, nodes
 from harmonyray.actors.placement import Amounts, Node, Seat, assign_bundles, biggest_first, bundles
-from harmonyray.actors.plan_report import report
+from harmonyray.actors.plan_report import check_room, report
 from harmonyray.errors import PlacementError
 
 TRY_S = 10.0  # longest wait for one plan; room that was free has then been taken by somebody else
@@ -118,9 +118,7 @@ def reserve(wanted: Sequence[Seat], timeout_s: float, strategy: str) -> Reservat
 
     Raises PlacementError with the plan at once if they can never fit, after `timeout_s` if the cluster is busy.
     """
-    first = report(wanted, nodes(), strategy)
-    if not first.ever:
-        raise PlacementError(f"there is not enough room for this run:\n{first.text}")
+    check_room(wanted, nodes(), strategy)
     asked = bundles(wanted)
     reservation = Reservation(asked, strategy)
     if not reservation.claim(range(len(asked)), timeout_s):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from harmonyray.actors.grader import RayGrader
 from harmonyray.actors.learner_group import LearnerGroup
 from harmonyray.actors.placement import Seat, bundle_numbers
-from harmonyray.actors.pool import DEATHS, ActorPool
+from harmonyray.actors.pool import DEATHS, ActorPool, why_dead
 from harmonyray.actors.replicas import Replica
 from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.sampling import Sampling, dealt
@@ -27,7 +28,7 @@ from harmonyray.config import Config
 from harmonyray.errors import LearnerLostError, RunError, WeightSyncError, first_line
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
 from harmonyray.rollouts import Tally
-from harmonyray.types import FailedAttempt, GroupRows, Problem, ProblemRollouts, UpdateReport
+from harmonyray.types import FailedAttempt, FloatArray, GroupRows, Problem, ProblemRollouts, UpdateReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class RayRuntime:
         try:
             self.pool.get(started)
         except DEATHS as e:
-            raise RunError(f"{name} died while it was starting: {first_line(e)}; check memory with `harmonyray doctor`") from e
+            look = f"{first_line(e)}; check memory with `harmonyray doctor`"
+            raise RunError(f"{name} died while it was starting: {why_dead(e, look)}") from e
 
     @property
     def learner(self) -> Any:
@@ -135,18 +137,29 @@ class RayRuntime:
         for replica, own in dealt(tally, tally.places(), self.replicas):
             replica.handle.prepare.remote([tally.want(place) for place in own])
 
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        with self._learner_alone():
+            scored: Mapping[str, FloatArray] = self._learn("score", plan, statistics)
+        return scored
+
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
-        """Engines that sit with the learner sleep meanwhile; one that dies meanwhile gets the new weights, not the old."""
+        """An engine that dies meanwhile gets the new weights, not the old."""
         self._verify()  # the learner's checksum is that of the weights before
+        with self._learner_alone():
+            report: UpdateReport = self._learn("update", plan, step)
+            self.policy_version = report.policy_version
+        return report
+
+    @contextmanager
+    def _learner_alone(self) -> Iterator[None]:
+        """While the learner computes: engines that sit with it sleep, and none is replaced."""
         with self._changing:
             beside = [r for r in self.replicas if r.group.colocated and not r.dead]
             self._tell(beside, "sleep")
-            report: UpdateReport = self._learn("update", plan, step)
-            self.policy_version = report.policy_version
+            yield
             if beside:
                 self._learn("free_cache")
             self._tell(beside, "wake")
-        return report
 
     def sync(self) -> dict[str, float]:
         """Replaces dead engines, and broadcasts the learner's weights until every engine has acknowledged them; those that
@@ -278,7 +291,7 @@ class RayRuntime:
         the broadcast's own limit has passed."""
         asked = [(r, r.handle.pid.remote()) for r in self.replicas if not r.dead]
         for replica, ref in asked:
-            replica.dead = not self.pool.answers(ref, 2 * self.sync_config.timeout_s)
+            replica.dead = not self.pool.answers(ref, 2 * self.sync_config.timeout_s, replica.name)
         return any(r.dead for r in self.replicas)
 
     def _learn(self, method: str, *args: Any) -> Any:

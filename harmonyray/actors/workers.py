@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from harmonyray.algos.batching import fill_batch
 from harmonyray.engines.roll_call import GroupSpec
 from harmonyray.errors import BrokenEngineError, RankLostError, WeightSyncError, first_line
 from harmonyray.protocols import Sleeps, View
-from harmonyray.rollouts import Want, figures, serve
+from harmonyray.rollouts import Want, figures, prompt_lengths, serve
 from harmonyray.types import (
     AnswerGroup,
     Failure,
+    FloatArray,
     GroupFigures,
     GroupRows,
     Here,
@@ -61,7 +62,7 @@ class EngineWorker:
 
     def count_tokens(self, views: Sequence[View], problems: Sequence[Problem]) -> dict[str, list[int]]:
         """The lengths of the views' prompts in tokens, by view."""
-        return {view.name: self.engine.count_tokens([view.render(p) for p in problems]) for view in views}
+        return {view.name: prompt_lengths(self.engine, view, problems) for view in views}
 
     def prepare(self, wants: Sequence[Want]) -> None:
         """Renders and encodes the prompts that will be asked for next."""
@@ -197,6 +198,13 @@ class LearnerWorker:
     def sent_checksums(self) -> list[int]:
         """By group, of what `send` sent. To be called before the next update."""
         return [each.sent_checksum() for each in self.senders]
+
+    def score(self, plan: Sequence[GroupRows], statistics: Sequence[str]) -> Mapping[str, FloatArray]:
+        """Fetches the rollouts of the plan and scores them, row by row. Raises RolloutsLostError."""
+        batch = fill_batch(plan)
+        with _told_apart():
+            scored: Mapping[str, FloatArray] = self.learner.score(batch, statistics)
+        return scored
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """Fetches the rollouts of the plan and learns from them. Raises RolloutsLostError."""

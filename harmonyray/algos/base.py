@@ -28,6 +28,8 @@ class MethodBase(ABC):
     """A method judges each problem's answers: `judge` returns rewards for every sample of every view."""
 
     needs_gold = False
+    token_statistics: tuple[str, ...] = ()
+    """Names from `protocols.TOKEN_STATISTICS` that `judge` finds in the groups."""
 
     class Options(PluginOptions):
         pass
@@ -37,8 +39,8 @@ class MethodBase(ABC):
         self.context = context
 
     @classmethod  # noqa: B027 - most methods work with any views
-    def check(cls, options: Any, views: tuple[str, ...]) -> None:
-        """Raises ConfigError where the options cannot work with these views."""
+    def check(cls, options: Any, views: Mapping[str, int]) -> None:
+        """Raises ConfigError where the options cannot work with these views and their numbers of samples."""
 
     @abstractmethod
     def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]:
@@ -74,7 +76,13 @@ def labelled(consensus: Consensus) -> np.ndarray:
     return np.array([label is not None for label in consensus.label])
 
 
-def require_views(method: str, views: tuple[str, ...], least: int) -> None:
+def no_label(group: AnswerGroup) -> Consensus:
+    """The consensus of a method that goes by no pseudo-label."""
+    num_views = len(group.num_samples)
+    return Consensus((None,) * num_views, np.zeros(len(group.representatives)), group.counts() / group.num_samples, margin=0.0)
+
+
+def require_views(method: str, views: Mapping[str, int], least: int) -> None:
     """Raises ConfigError if there are fewer than `least` views."""
     if len(views) < least:
         raise ConfigError(

@@ -5,6 +5,7 @@ The drafts of a view that asks twice are trained too: a draft's reward is the me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ _NO_ADVANTAGE = 1e-8  # a mean of equal rewards is off by rounding, which a smal
 class _Row:
     rollout: Rollout
     advantage: float
+    num_tokens: int  # of the response, that count
     part: int
     temperature: float
     problem: int
@@ -42,7 +44,8 @@ def plan_batch(
         for v in np.flatnonzero(used).tolist():
             group, ask = problem.groups[v], asks[v]
             num_samples = len(group.figures.lengths)
-            plan.append(GroupRows(group.kept, False, values[v, :num_samples], v, ask.sampling.temperature, p))
+            limits = problem.groups[0].figures.lengths if ask.first_view_mask else None
+            plan.append(GroupRows(group.kept, False, values[v, :num_samples], v, ask.sampling.temperature, p, limits))
             if len(group.figures.draft_lengths):
                 earned = advantage.advantages(_draft_rewards(group.figures, rewards[v, :num_samples])[None])[0]
                 plan.append(GroupRows(group.kept, True, earned, len(asks) + v, ask.draft_sampling.temperature, p))
@@ -59,7 +62,7 @@ def plan_metrics(plan: Sequence[GroupRows] | None) -> dict[str, float]:
 
 def teaching(plan: Sequence[GroupRows] | None) -> list[GroupRows] | None:
     """The groups of a plan from which something is learned: not everybody earned the same. None if there are none."""
-    return [group for group in plan or () if np.any(np.abs(group.advantages) >= _NO_ADVANTAGE)] or None
+    return [group for group in plan or () if np.any(np.abs(group.advantages) >= _NO_ADVANTAGE)] or None  # nan is nobody's
 
 
 def fill_batch(plan: Sequence[GroupRows]) -> Batch:
@@ -68,14 +71,19 @@ def fill_batch(plan: Sequence[GroupRows]) -> Batch:
     for part in plan:
         content = part.kept.get()
         samples = distinct_drafts(content) if part.of_drafts else content
-        values = part.advantages.tolist()
-        rows += [_Row(rollout, x, part.part, part.temperature, part.problem) for rollout, x in zip(samples, values, strict=True)]
+        limits = [len(r.token_ids) for r in samples] if part.num_tokens is None else part.num_tokens.tolist()
+        rows += [
+            _Row(rollout, x, min(limit, len(rollout.token_ids)), part.part, part.temperature, part.problem)
+            for rollout, x, limit in zip(samples, part.advantages.tolist(), limits, strict=True)
+            if not math.isnan(x)
+        ]
     return _pad(rows)
 
 
 def _draft_rewards(figures: GroupFigures, rewards: FloatArray) -> FloatArray:
-    """The mean reward of the responses that each draft led to, float[D]."""
-    return np.array([rewards[figures.draft_of == d].mean() for d in range(len(figures.draft_lengths))])
+    """The mean reward of the responses that each draft led to, float[D]; nan where all of them only voted."""
+    led_to = [rewards[(figures.draft_of == d) & ~np.isnan(rewards)] for d in range(len(figures.draft_lengths))]
+    return np.array([earned.mean() if len(earned) else np.nan for earned in led_to])
 
 
 def _pad(rows: Sequence[_Row]) -> Batch:
@@ -86,8 +94,9 @@ def _pad(rows: Sequence[_Row]) -> Batch:
     for b, row in enumerate(rows):
         start, end = len(row.rollout.prompt_ids), int(lengths[b])
         token_ids[b, :start], token_ids[b, start:end] = row.rollout.prompt_ids, row.rollout.token_ids
-        mask[b, start:end] = True
-        old[b, start:end] = row.rollout.logprobs
-        advantages[b, start:end] = row.advantage
+        counted = slice(start, start + row.num_tokens)
+        mask[b, counted] = True
+        old[b, counted] = row.rollout.logprobs[: row.num_tokens]
+        advantages[b, counted] = row.advantage
     parts, temperatures = np.array([r.part for r in rows]), np.array([r.temperature for r in rows], dtype=np.float32)
     return Batch(token_ids, lengths, mask, old, advantages, parts, temperatures, np.array([r.problem for r in rows]))

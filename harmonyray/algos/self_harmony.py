@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from harmonyray.algos.answer_rewards import RewardSpec
 from harmonyray.algos.base import MethodBase, MethodContext, blank_rewards, labelled, require_views
+from harmonyray.algos.exact_votes import as_clusters, exact_counts
 from harmonyray.algos.rewards import Term, diversity_penalty, gate, sharpness_penalty, subtract
 from harmonyray.registry import PluginOptions
 from harmonyray.selectors.applying import fit_and_select, restore, state_of, weigh
@@ -47,6 +48,9 @@ class SelfHarmony(MethodBase):
         format_penalty: float = Field(0.1, ge=0, le=1, description="w_f, on missing sections")
         diversity_penalty: float = Field(0.1, ge=-1, le=1, description="w_d, on views that agree; negative rewards agreement")
         copy_penalty: float = Field(0.0, ge=0, le=1, description="on rewordings that copy the question, per sample")
+        exact_votes: bool = Field(
+            False, description="votes counted by an answer's exact text, rewards by equality: as in the published code"
+        )
         sharpness: Sharpness | None = Field(None, description="{weight, target}: on views too sure of the label, or too unsure")
 
         @model_validator(mode="after")
@@ -71,7 +75,7 @@ class SelfHarmony(MethodBase):
         self.reward = options.reward.build()
 
     @classmethod
-    def check(cls, options: Any, views: tuple[str, ...]) -> None:
+    def check(cls, options: Any, views: Mapping[str, int]) -> None:
         require_views("self_harmony", views, 2)
         options.selector.build().select([[1] * len(views)], [1] * len(views))  # weights for another number of views, for one
 
@@ -81,10 +85,17 @@ class SelfHarmony(MethodBase):
         weigh(options.selector.build(), np.ones(len(views)))
 
     def judge(self, groups: Sequence[AnswerGroup], step: int) -> list[Judgement]:
-        counts, num_samples = [g.counts() for g in groups], [g.num_samples for g in groups]
-        # Selectors count steps from 0.
-        chosen = fit_and_select(self.selector, counts, num_samples, step=step - 1, keys=[g.problem_id for g in groups])
+        chosen = self._select(groups, step)
         return [self._judge_one(group, consensus) for group, consensus in zip(groups, chosen, strict=True)]
+
+    def _select(self, groups: Sequence[AnswerGroup], step: int) -> list[Consensus]:
+        texts = [exact_counts(g) for g in groups] if self.options.exact_votes else None
+        counts = [g.counts() for g in groups] if texts is None else [c for c, _ in texts]
+        num_samples, keys = [g.num_samples for g in groups], [g.problem_id for g in groups]
+        chosen = fit_and_select(self.selector, counts, num_samples, step=step - 1, keys=keys)  # selectors count steps from 0
+        if texts is None:
+            return chosen
+        return [as_clusters(c, cluster_of, g) for c, (_, cluster_of), g in zip(chosen, texts, groups, strict=True)]
 
     def weigh_views(self, factors: FloatArray) -> None:
         """Multiplies the views' weights in the vote by factors float[V]. Raises ConfigError if the selector has none."""

@@ -107,7 +107,7 @@ def _parse(view: View, problem: Problem, rollout: Rollout) -> ParsedResponse:
         parsed = view.parse(problem, rollout.text)
     else:
         assert isinstance(view, StagedView), f"view {view.name!r} has rollouts with drafts, but cannot read them"
-        parsed = view.parse_staged(problem, rollout.draft.text, rollout.text)
+        parsed = view.parse_staged(problem, rollout.draft.used_text, rollout.text)
     if not isinstance(parsed, ParsedResponse):  # a view of the user's own
         raise ConfigError(
             f"view {view.name!r} ({type(view).__module__}:{type(view).__qualname__}) read a response as {parsed!r}; expected a "

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from harmonyray.errors import ModelError
 
-BUILT_IN_MODELS = {"quickstart": "assets/quickstart/model"}
+# The quickstart's model, and pupils that were taught other mistakes (docs/sweeps.md).
+QUICKSTARTS = ("quickstart", "quickstart-mild", "quickstart-both_views", "quickstart-reframed_wrong")
+BUILT_IN_MODELS = {name: f"assets/{name}/model" for name in QUICKSTARTS}
 
 
 def model_path(name: str) -> str:

@@ -6,6 +6,7 @@ whole batch, so an update is that of one rank. Everything but reading `policy_ve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Values = dict[str, Tensor]
+
+# A rank without rows left has to go through the model with the others: with a row that counts nothing.
+_ANY_ROW: IntArray = np.zeros(1, dtype=np.int64)
 
 
 class DeepSpeedLearner:
@@ -134,6 +138,18 @@ class DeepSpeedLearner:
         about = {"grad_norm": norm, "lr": lr, "num_rows": batch.num_rows, "skipped_updates": float(skipped)}
         return UpdateReport(self.policy_version, metrics | about)
 
+    def score(self, batch: Batch, statistics: Sequence[str]) -> dict[str, FloatArray]:
+        """Under the present weights, the mean over each row's response tokens of these statistics, float[B] by name. Every rank
+        computes its rows and gives all."""
+        own = {name: np.zeros(batch.num_rows) for name in statistics}
+        for rows in self._micro_batches(batch):
+            used = rows if len(rows) else _ANY_ROW
+            for name, values in self.engine(partial(self.passes.statistics_of, batch, used, statistics)).items():
+                own[name][rows] = values.cpu().numpy()[: len(rows)]
+        of_ranks: list[Any] = [None] * self.options.num_ranks
+        dist.all_gather_object(of_ranks, own)
+        return {name: np.sum([rank[name] for rank in of_ranks], axis=0) for name in statistics}
+
     def scale_rate(self, scale: float) -> None:
         """From here on the learning rate is `scale` times the schedule's; checkpoints keep it."""
         self.lr_scale = scale
@@ -180,8 +196,7 @@ class DeepSpeedLearner:
         cuts = self._micro_batches(batch)
         for i, rows in enumerate(cuts):
             counted = len(rows) > 0
-            # A rank without rows left has to go through the model with the others: a row that counts nothing.
-            used, weight = (rows, row_weight) if counted else (np.zeros(1, dtype=np.int64), np.zeros_like(row_weight))
+            used, weight = (rows, row_weight) if counted else (_ANY_ROW, np.zeros_like(row_weight))
             self.engine.set_gradient_accumulation_boundary(i == len(cuts) - 1)
             loss, values = self.engine(partial(self.passes.loss_of, batch, used, weight))
             self.engine.backward(loss * self.options.num_ranks)  # DeepSpeed takes the mean over the ranks

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from harmonyray.learners.token_logprobs import next_token_logprobs, token_logprobs
+from harmonyray.learners.token_logprobs import NextTokens, next_token_logprobs, padded_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,31 +23,34 @@ if TYPE_CHECKING:
 _CHECKED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why a model's rows must be padded; "" if they need not
 
 
-def packed_token_logprobs(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, lengths: Tensor, temperatures: Tensor, *, entropy_grad: bool = False
-) -> tuple[Tensor, Tensor]:
-    """What `token_logprobs` gives for the same rows padded: log-probs and entropies (nats) of the response tokens, row by row.
+def packed_rows(model: PreTrainedModel, ids: Tensor, mask: Tensor, lengths: Tensor, temperatures: Tensor) -> NextTokens:
+    """What `padded_rows` gives for the same rows padded: their response tokens, row by row.
 
     `ids` int[S] and `mask` bool[S] are the rows end to end, `lengths` int[B] their lengths, all on the model's device;
     `temperatures` float[B]. A model that cannot keep rows apart gets them padded (see `packs`).
     """
     if not packs(model):
         rows = [pad_sequence(list(flat.split(lengths.tolist())), batch_first=True) for flat in (ids, mask)]
-        return token_logprobs(model, rows[0], rows[1], temperatures, entropy_grad=entropy_grad)
+        return padded_rows(rows[0], rows[1], temperatures)
     row = torch.repeat_interleave(lengths)
     position = torch.arange(len(ids), device=ids.device) - (lengths.cumsum(0) - lengths)[row]
     # Every token but a row's last is an input, every token but a row's first is what one of these should say.
     inputs, targets = position < lengths[row] - 1, position > 0
     assert not mask[~targets].any(), "a response needs a prompt before it"
     wanted = mask[targets]
-    return next_token_logprobs(
-        model,
+    return NextTokens(
         {"input_ids": ids[inputs][None], "position_ids": position[inputs][None]},
         wanted[None],
         ids[targets][wanted],
         temperatures[row][targets][wanted],
-        entropy_grad,
     )
+
+
+def packed_token_logprobs(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, lengths: Tensor, temperatures: Tensor, *, entropy_grad: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`next_token_logprobs` of `packed_rows`."""
+    return next_token_logprobs(model, packed_rows(model, ids, mask, lengths, temperatures), entropy_grad)
 
 
 def packs(model: PreTrainedModel) -> bool:

@@ -1,4 +1,5 @@
-"""A micro-batch through the model and back: the gradients of its loss, and what was seen of its tokens."""
+"""A micro-batch through the model: there and back for the gradients of its loss and what was seen of its tokens, or only there,
+for the statistics that a method asks for."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from harmonyray.algos.objective import Objective, Tokens
-from harmonyray.learners.packing import packed_token_logprobs
-from harmonyray.learners.token_logprobs import token_logprobs
+from harmonyray.algos.token_rows import row_means
+from harmonyray.learners.packing import packed_rows
+from harmonyray.learners.token_logprobs import NextTokens, next_token_logprobs, padded_rows
+from harmonyray.learners.token_statistics import next_token_statistics
 from harmonyray.types import Batch, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -43,36 +46,51 @@ class Passes:
 
         `row_weight` float[B] are the objective's `row_weights` of the whole update.
         """
-        device, width = self.model.device, int(batch.lengths[rows].max())
-        ids = torch.from_numpy(batch.token_ids[rows, :width]).to(device)
+        device, width = self.model.device, self._width(batch, rows)
         mask = torch.from_numpy(batch.response_mask[rows, :width]).to(device)
         weight = torch.from_numpy(row_weight[rows]).float().to(device)[:, None].expand(mask.shape)[mask]
-
-        lengths = torch.from_numpy(batch.lengths[rows]).to(device)
-        temperatures = torch.from_numpy(batch.temperatures[rows]).to(device)
-
-        def seen_by(model: PreTrainedModel, entropy_grad: bool) -> tuple[Tensor, Tensor]:
-            if not self.packing:
-                return token_logprobs(model, ids, mask, temperatures, entropy_grad=entropy_grad)
-            inside = torch.arange(width, device=device) < lengths[:, None]
-            return packed_token_logprobs(model, ids[inside], mask[inside], lengths, temperatures, entropy_grad=entropy_grad)
-
-        logprobs, entropy = seen_by(self.model, self.objective.needs_entropy_gradient)
+        places = self._laid_out(batch, rows)
+        logprobs, entropy = next_token_logprobs(self.model, places, self.objective.needs_entropy_gradient)
         reference: Tensor | None = None
         if self.reference is not None:
             with torch.no_grad(), self.as_reference():
-                reference, _ = seen_by(self.reference, False)
+                reference, _ = next_token_logprobs(self.reference, places, False)
         tokens = Tokens(
             logprobs=logprobs,
             entropy=entropy,
             engine_logprobs=torch.from_numpy(batch.old_logprobs[rows, :width]).to(device)[mask],
             advantages=torch.from_numpy(batch.advantages[rows, :width]).to(device)[mask],
-            rows=torch.arange(len(rows), device=device)[:, None].expand(mask.shape)[mask],
+            rows=row_of_token(mask),
             reference_logprobs=reference,
         )
         loss, seen = self.objective.per_token(tokens)
         weighted = loss * weight
         return weighted.sum(), seen | {"loss": weighted.detach()}
+
+    @torch.no_grad()
+    def statistics_of(self, batch: Batch, rows: IntArray, names: Sequence[str]) -> dict[str, Tensor]:
+        """Of each of these rows the means over its response tokens, by the names of `token_statistics`, each [len(rows)]."""
+        mask = torch.from_numpy(batch.response_mask[rows, : self._width(batch, rows)]).to(self.model.device)
+        values = next_token_statistics(self.model, self._laid_out(batch, rows), names)
+        return {name: row_means(value, row_of_token(mask)) for name, value in values.items()}
+
+    def _width(self, batch: Batch, rows: IntArray) -> int:
+        return int(batch.lengths[rows].max())
+
+    def _laid_out(self, batch: Batch, rows: IntArray) -> NextTokens:
+        """These rows' response tokens, row by row."""
+        device, width = self.model.device, self._width(batch, rows)
+        ids, mask = (torch.from_numpy(array[rows, :width]).to(device) for array in (batch.token_ids, batch.response_mask))
+        lengths, temperatures = (torch.from_numpy(array[rows]).to(device) for array in (batch.lengths, batch.temperatures))
+        if not self.packing:
+            return padded_rows(ids, mask, temperatures)
+        inside = torch.arange(width, device=device) < lengths[:, None]
+        return packed_rows(self.model, ids[inside], mask[inside], lengths, temperatures)
+
+
+def row_of_token(mask: Tensor) -> Tensor:
+    """Which row each response token is in, row after row, int[number of tokens], of mask bool[B, T]."""
+    return torch.arange(len(mask), device=mask.device)[:, None].expand(mask.shape)[mask]
 
 
 def summary(parts: Sequence[dict[str, Tensor]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -25,38 +26,56 @@ MIN_CHUNK_WIDTH = 1024  # narrower products would be slow
 _CHECKED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why a model must be asked for its logits; "" if it need not
 
 
-def token_logprobs(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatures: Tensor, *, entropy_grad: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies (nats) of the response tokens, both float32 [number of them], row by row, at `temperatures`
-    float[B]. The entropies have a gradient with `entropy_grad` only.
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """Where a model says what comes next: `inputs` are the model's, each [B, T]; `wanted` bool[B, T] marks the M places that are
+    looked at, `targets` int[M] are the tokens that come after them and `temperatures` float[M] those that they were drawn at."""
 
-    `ids` int[B, T] right-padded, `mask` bool[B, T] true on response tokens, never on a row's first. The padding comes last, so a
-    causal model needs no attention mask.
+    inputs: Mapping[str, Tensor]
+    wanted: Tensor
+    targets: Tensor
+    temperatures: Tensor
+
+
+def padded_rows(ids: Tensor, mask: Tensor, temperatures: Tensor) -> NextTokens:
+    """The response tokens, row by row, of rows that are padded on the right.
+
+    `ids` int[B, T], `mask` bool[B, T] true on response tokens, never on a row's first, `temperatures` float[B]. The padding comes
+    last, so a causal model needs no attention mask.
     """
     assert not mask[:, 0].any(), "a response needs a prompt before it"
     wanted = mask[:, 1:]
     at = temperatures[:, None].expand(wanted.shape)[wanted]
-    return next_token_logprobs(model, {"input_ids": ids[:, :-1]}, wanted, ids[:, 1:][wanted], at, entropy_grad)
+    return NextTokens({"input_ids": ids[:, :-1]}, wanted, ids[:, 1:][wanted], at)
 
 
-def next_token_logprobs(
-    model: PreTrainedModel,
-    inputs: Mapping[str, Tensor],
-    wanted: Tensor,
-    targets: Tensor,
-    temperatures: Tensor,
-    entropy_grad: bool,
+def token_logprobs(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, temperatures: Tensor, *, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs of `targets` int[M] and entropies at `temperatures` float[M], both [M], where `targets` are the tokens that come
-    after those marked in `wanted` bool[B, T]. `inputs`: the model's, each [B, T]."""
+    """`next_token_logprobs` of `padded_rows`."""
+    return next_token_logprobs(model, padded_rows(ids, mask, temperatures), entropy_grad)
+
+
+def next_token_logprobs(model: PreTrainedModel, tokens: NextTokens, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+    """Log-probs of the targets and entropies (nats), both float32 [M], at the tokens' temperatures. The entropies have a gradient
+    with `entropy_grad` only."""
     head = plain_head(model)
     if head is None:
-        first = int(wanted.any(0).nonzero()[0])
-        logits = model(**inputs, use_cache=False, logits_to_keep=wanted.shape[1] - first).logits
-        return _of_logits(logits[wanted[:, first:]], targets, temperatures, entropy_grad)
-    hidden = model.get_decoder()(**inputs, use_cache=False).last_hidden_state[wanted]
-    return head_logprobs(hidden, head, targets, temperatures, entropy_grad)
+        return _of_logits(whole_logits(model, tokens), tokens.targets, tokens.temperatures, entropy_grad)
+    return head_logprobs(hidden_states(model, tokens), head, tokens.targets, tokens.temperatures, entropy_grad)
+
+
+def hidden_states(model: PreTrainedModel, tokens: NextTokens) -> Tensor:
+    """The decoder's last hidden states at the wanted places, [M, H]."""
+    states: Tensor = model.get_decoder()(**tokens.inputs, use_cache=False).last_hidden_state
+    return states[tokens.wanted]
+
+
+def whole_logits(model: PreTrainedModel, tokens: NextTokens) -> Tensor:
+    """The model's own logits at the wanted places, [M, vocabulary]."""
+    first = int(tokens.wanted.any(0).nonzero()[0])
+    logits: Tensor = model(**tokens.inputs, use_cache=False, logits_to_keep=tokens.wanted.shape[1] - first).logits
+    return logits[tokens.wanted[:, first:]]
 
 
 def head_logprobs(
@@ -132,12 +151,13 @@ def chunk_width(num_tokens: int) -> int:
     return max(MIN_CHUNK_WIDTH, CHUNK_ELEMENTS // max(1, num_tokens))
 
 
-def _spans(num_tokens: int, vocabulary: int) -> list[slice]:
+def spans(num_tokens: int, vocabulary: int) -> list[slice]:
+    """The parts of the vocabulary that are computed one after the other for so many tokens."""
     width = chunk_width(num_tokens)
     return [slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperatures: Tensor, span: slice) -> Tensor:
+def scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperatures: Tensor, span: slice) -> Tensor:
     """[M, width] in the type of `hidden`."""
     out = hidden @ weight[span].to(hidden.dtype).T
     if bias is not None:
@@ -154,10 +174,10 @@ def _place(targets: Tensor, span: slice) -> tuple[Tensor, Tensor]:
 
 # What is known after some chunks, each [M, 1]: the highest logit m; sum of exp(l - m); sum of exp(l - m) (l - m); the target's
 # logit l, once it was met.
-_Running = tuple[Tensor, Tensor, Tensor, Tensor]
+Running = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _take_in(running: _Running, logits: Tensor, targets: Tensor, span: slice) -> _Running:
+def take_in(running: Running, logits: Tensor, targets: Tensor, span: slice) -> Running:
     """`running` with another chunk, whose memory is used up."""
     before, total, weighted, chosen = running
     place, inside = _place(targets, span)
@@ -185,9 +205,9 @@ class _HeadLogprobs(torch.autograd.Function):
         kind = torch.promote_types(hidden.dtype, torch.float32)
         states, at = hidden.to(kind), at.to(kind)[:, None]
         start, zero = torch.full_like(at, torch.finfo(kind).min), torch.zeros_like(at)
-        running: _Running = (start, zero, zero, zero)
-        for span in _spans(len(targets), len(weight)):
-            running = _take_in(running, _logits(states, weight, bias, at, span), targets, span)
+        running: Running = (start, zero, zero, zero)
+        for span in spans(len(targets), len(weight)):
+            running = take_in(running, scaled_logits(states, weight, bias, at, span), targets, span)
         highest, total, weighted, chosen = running
         logps, entropy = (chosen - highest) - total.log(), total.log() - weighted / total
         ctx.save_for_backward(hidden, weight, bias, targets, at, highest + total.log(), entropy)
@@ -206,9 +226,9 @@ class _HeadLogprobs(torch.autograd.Function):
         of_hidden = torch.zeros_like(states) if needs_hidden else None
         of_weight = torch.empty_like(weight) if needs_weight else None
         of_bias = torch.empty_like(bias) if needs_bias else None
-        for span in _spans(len(targets), len(weight)):
+        for span in spans(len(targets), len(weight)):
             # From log-probs to the gradient of the logits, in the same memory.
-            logps = _logits(states, weight, bias, at, span).sub_(log_total)
+            logps = scaled_logits(states, weight, bias, at, span).sub_(log_total)
             probs = logps.exp()
             if ctx.entropy_grad:
                 grads = probs.mul_(logps.add_(entropy).mul_(grad_entropy[:, None]).add_(by_logps)).neg_()

@@ -6,9 +6,10 @@ weighs every token by the whole batch, so micro-batching changes nothing but spe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
@@ -25,7 +26,7 @@ from harmonyray.learners.schedules import ScheduleOptions, learning_rate
 from harmonyray.learners.skips import SkipOptions, Skips
 from harmonyray.learners.state import MASTER, MODEL, Counts, adam_moments, load_state, save_state, set_adam_moments
 from harmonyray.protocols import Loss
-from harmonyray.types import Batch, UpdateReport
+from harmonyray.types import Batch, FloatArray, UpdateReport
 
 
 class TorchLearner:
@@ -97,6 +98,14 @@ class TorchLearner:
         self.skips.count(skipped, step)
         about = {"grad_norm": float(norm), "lr": lr, "num_rows": batch.num_rows, "skipped_updates": float(skipped)}
         return UpdateReport(self.policy_version, summary(seen) | about)
+
+    def score(self, batch: Batch, statistics: Sequence[str]) -> dict[str, FloatArray]:
+        """Under the present weights, the mean over each row's response tokens of these statistics, float[B] by name."""
+        out = {name: np.zeros(batch.num_rows) for name in statistics}
+        for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
+            for name, values in self.passes.statistics_of(batch, rows, statistics).items():
+                out[name][rows] = values.cpu().numpy()
+        return out
 
     def scale_rate(self, scale: float) -> None:
         """From here on the learning rate is `scale` times the schedule's; checkpoints keep it."""

@@ -88,6 +88,7 @@ def drive(
         runtime=runtime,
         grader=grader,
         audit=build.make_audit(config, method, lambda view, reason: None),
+        score=build.make_score(method, runtime, build.make_asks(config, views)),
         method=method,
         advantage=build.make("advantages", config.advantage),
         evaluator=build.make_evaluator(config, parts, gold, views, runtime, grader),

@@ -49,11 +49,11 @@ def test_a_plan_is_what_the_command_prints(
     name, have, code = MACHINES[i]
     (tmp_path / name).write_text(CONFIGS[name])
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("harmonyray.actors.placement.this_machine", lambda: have[0])
+    monkeypatch.setattr("harmonyray.actors.planning.this_machine", lambda: have[0])
     if len(have) > 1:
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-        monkeypatch.setattr("harmonyray.actors.cluster.cluster", lambda runtime: nullcontext())
-        monkeypatch.setattr("harmonyray.actors.cluster.nodes", lambda: have)
+        monkeypatch.setattr("harmonyray.actors.planning.cluster", lambda runtime: nullcontext())
+        monkeypatch.setattr("harmonyray.actors.planning.nodes", lambda: have)
     assert main(["plan", str(tmp_path / name)]) == code
     assert capsys.readouterr().out == PLANS[i][1]
 

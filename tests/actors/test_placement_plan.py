@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harmonyray.actors.cluster import this_machine
 from harmonyray.actors.placement import (
     Node,
     Room,
@@ -13,7 +14,6 @@ from harmonyray.actors.placement import (
     bundles,
     engine_groups,
     seats,
-    this_machine,
 )
 from harmonyray.actors.plan_report import report
 from harmonyray.config import load_config
@@ -288,6 +288,25 @@ def test_who_has_no_room_is_named_with_the_biggest_node_and_what_to_lower() -> N
             "learner with view solver replica 0: needs 4.5 CPUs on one node; the biggest node, n, has 4 CPUs: "
             "lower placement.learner.num_cpus",
         ),
+        # what is named is the option that was set, and of those who sit together that of whoever asks for most
+        (
+            ["placement.view.num_cpus=8"],
+            Node("n", 4, 0),
+            "view reframer replica 0: needs 8 CPUs on one node; the biggest node, n, has 4 C",
+        ),
+        (["placement.view.num_cpus=8"], Node("n", 4, 0), "lower placement.view.num_cpus"),
+        (["placement.views.solver.replicas=2", "placement.view.num_cpus=8"], Node("n", 4, 0), "lower placement.view.num_cpus"),
+        (
+            ["placement.view.num_gpus=1", "placement.views.solver.num_cpus=9"],
+            Node("n", 4, 9),
+            "lower placement.views.solver.num_cpus",
+        ),
+        (
+            ["placement.share.both=[solver,reframer]", "placement.views.both.resources={rack: 2}"],
+            Node("n", 4, 0),
+            "lower placement.views.both.resources.rack",
+        ),
+        (["placement.colocate=[solver]", "placement.view.num_cpus=4"], Node("n", 4, 0), "lower placement.view.num_cpus"),
     ],
 )
 def test_why_there_is_no_room(overrides: list[str], have: Node, sentence: str) -> None:

@@ -238,3 +238,49 @@ def test_only_finite_advantages_reach_a_batch(data: st.DataObject, group: str) -
     assert batch.num_rows == num_rows
     assert np.isfinite(batch.advantages).all()
     assert np.isfinite(batch.old_logprobs).all()
+
+
+def test_samples_that_only_voted_are_no_rows() -> None:
+    rows = [([1], [2]), ([1], [3, 4]), ([1], [5])]
+    problems = [rollouts("p", [rows]), rollouts("q", [rows])]
+    judged = [judgement("p", [[1, 2, 3]]), judgement("q", [[4, 5, 6]])]
+    judged[0].rewards[0, 1:] = NAN
+    plan = plan_batch(problems, judged, AsIs(), [ask()])
+    assert plan is not None
+    batch = fill_batch(plan)
+    assert batch.token_ids.tolist() == [[1, 2, 0], [1, 2, 0], [1, 3, 4], [1, 5, 0]]
+    assert batch.problem.tolist() == [0, 1, 1, 1]
+    assert batch.advantages.max(1).tolist() == [1, 4, 5, 6]
+    # In the first group one is left, and the others are no difference to it.
+    assert plan_metrics(plan_batch(problems, judged, Grpo(Grpo.Options()), [ask()])) == {"train/zero_variance_groups": 0}
+    judged[0].rewards[0, 0] = 0
+    assert plan_metrics(plan_batch(problems, judged, Grpo(Grpo.Options()), [ask()])) == {"train/zero_variance_groups": 0.5}
+
+
+def test_a_draft_earns_what_its_trained_responses_do() -> None:
+    drafts = [rollout("p", 0, [1], [7]), rollout("p", 0, [1], [8])]
+    responses = [replace(rollout("p", 0, [9], [n]), draft=drafts[n // 2]) for n in range(4)]
+    problem = ProblemRollouts(Problem("p", "?"), (keep(tuple(responses)),))
+    judged = judgement("p", [[1, 0, 1, 1]])
+    for rewards, want in (([1, NAN, 0, 1], [1, 0.5]), ([1, 0, NAN, NAN], [0.5, NAN])):
+        judged.rewards[0] = rewards
+        plan = plan_batch([problem], [judged], AsIs(), [ask()])
+        assert plan is not None
+        assert np.array_equal(plan[1].advantages, want, equal_nan=True)
+        assert len(fill_batch(plan).lengths) == (3 + 2 if want[1] == 0.5 else 2 + 1)
+
+
+def test_a_further_view_masked_like_the_first() -> None:
+    """Of the second view's responses of 3, 1 and 2 tokens, 1, 1 and 2 count: the first view's have 1, 2 and 4."""
+    first = [([1], [2]), ([1], [3, 4]), ([1], [5, 6, 7, 8])]
+    second = [([9], [21, 22, 23]), ([9], [24]), ([9], [25, 26])]
+    asks = [ask(), replace(ask(), first_view_mask=True)]
+    plan = plan_batch([rollouts("p", [first, second])], [judgement("p", [[1, 2, 3], [4, 5, 6]])], AsIs(), asks)
+    assert plan is not None
+    batch = fill_batch(plan)
+    assert batch.response_mask.sum(1).tolist() == [1, 2, 4, 1, 1, 2]
+    assert batch.lengths.tolist() == [2, 3, 5, 4, 2, 3], "the tokens are still there, for those after them to be seen"
+    assert batch.response_mask[3].tolist() == [False, True, False, False, False]
+    assert batch.token_ids[3].tolist() == [9, 21, 22, 23, 0]
+    assert batch.old_logprobs[3] == pytest.approx([0, -2.1, 0, 0, 0])
+    assert batch.advantages[3].tolist() == [0, 4, 0, 0, 0]

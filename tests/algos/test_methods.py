@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from method_helpers import NAN, ToyGrader, assert_rewards, group, judge
 from pydantic import ValidationError
 
 from harmonyray.algos.advantages import Grpo
@@ -16,69 +16,7 @@ from harmonyray.algos.ground_truth import GroundTruth
 from harmonyray.algos.majority_vote import MajorityVote
 from harmonyray.algos.self_harmony import SelfHarmony
 from harmonyray.errors import ConfigError
-from harmonyray.types import AnswerGroup, GoldAnswer, Judgement, ProblemRollouts, Reading
-
-NAN = float("nan")
-
-
-class ToyGrader:
-    """Answers are equal if they are, written in lower case; remembers the pairs it was asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[tuple[str, str]]] = []
-
-    def group(self, rollouts: Sequence[ProblemRollouts]) -> list[AnswerGroup]:
-        raise AssertionError("a method gets answers that are grouped already")
-
-    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        self.asked.append(list(pairs))
-        return [gold.lower() == answer.lower() for gold, answer in pairs]
-
-
-class Blind(ToyGrader):
-    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        raise AssertionError("a label-free method compares nothing with a gold answer")
-
-
-def group(
-    ids: list[list[int]],
-    answers: str = "abcdefgh",
-    problem: str = "p",
-    missing: dict[int, list[float]] | None = None,
-    copied: dict[int, list[float]] | None = None,
-) -> AnswerGroup:
-    """Views may differ in length. `missing` and `copied` by view; 0 where not given."""
-    width = max(len(row) for row in ids)
-    table = np.array([row + [-1] * (width - len(row)) for row in ids])
-    num_clusters = table.max(initial=-1) + 1
-    parsed = tuple(
-        tuple(
-            Reading(
-                answers[i] if i >= 0 else None,
-                missing=(missing or {}).get(v, [0.0] * width)[n],
-                copied=(copied or {}).get(v, [0.0] * width)[n],
-            )
-            for n, i in enumerate(row)
-        )
-        for v, row in enumerate(ids)
-    )
-    return AnswerGroup(problem, table, np.array([len(row) for row in ids]), tuple(answers[:num_clusters]), parsed)
-
-
-def judge(
-    method: Any, groups: list[AnswerGroup], gold: dict[str, str] | None = None, step: int = 1, **options: Any
-) -> list[Judgement]:
-    views = tuple(f"view{v}" for v in range(len(groups[0].num_samples)))
-    answers = {key: GoldAnswer(key, text) for key, text in (gold or {}).items()}
-    context = MethodContext(views, ToyGrader() if gold is not None else Blind(), answers)
-    judged: list[Judgement] = method(method.Options.model_validate(options), context).judge(groups, step)
-    assert [j.group for j in judged] == groups
-    return judged
-
-
-def assert_rewards(judged: Judgement, want: list[list[float]]) -> None:
-    assert judged.rewards == pytest.approx(np.array(want), abs=1e-9, nan_ok=True)
-
+from harmonyray.types import GoldAnswer
 
 # --- self_harmony ----------------------------------------------------------------------------------------------------
 
@@ -187,11 +125,11 @@ def test_three_views_of_different_size() -> None:
 
 
 def test_self_harmony_needs_two_views() -> None:
-    SelfHarmony.check(SelfHarmony.Options.model_validate({}), ("solver", "reframer"))
+    SelfHarmony.check(SelfHarmony.Options.model_validate({}), {"solver": 4, "reframer": 4})
     with pytest.raises(ConfigError, match=r"self_harmony compares views and needs at least 2, got 1: \['solver'\]"):
-        SelfHarmony.check(SelfHarmony.Options.model_validate({}), ("solver",))
-    MajorityVote.check(MajorityVote.Options(), ("solver",))
-    GroundTruth.check(GroundTruth.Options(), ("solver",))
+        SelfHarmony.check(SelfHarmony.Options.model_validate({}), {"solver": 4})
+    MajorityVote.check(MajorityVote.Options(), {"solver": 4})
+    GroundTruth.check(GroundTruth.Options(), {"solver": 4})
 
 
 @pytest.mark.parametrize("bad", [{"format_penalty": 1.1}, {"copy_penalty": -0.1}, {"diversity_penalty": -1.1}, {"penalty": 0}])

@@ -37,7 +37,7 @@ OBJECTIVE = {"kl_coef": 0.05, "importance": {"type": "none"}}
 @dataclass(frozen=True)
 class Job:
     """A new learner's life: it learns `before`, loads `load`, learns `batches` (steps count from `first`), saves in `save`, and
-    learns `after`. Of `before` nothing is told."""
+    learns `after`. Of `before` nothing is told. `scored`: what it gives for a batch before it learns it."""
 
     options: dict[str, Any]
     batches: Sequence[Batch]
@@ -49,6 +49,7 @@ class Job:
     first: int = 1
     before: Sequence[Batch] = field(default_factory=tuple)
     objective: dict[str, Any] = field(default_factory=lambda: OBJECTIVE)
+    scored: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Outcome:
     weights: dict[str, torch.Tensor]
     layer_passes: int
     held: tuple[int, int]
+    scores: list[dict[str, Any]]
 
 
 def live(learner: Any, job: Job) -> Outcome:
@@ -71,11 +73,13 @@ def live(learner: Any, job: Job) -> Outcome:
         learner.update(batch, 1)
     if job.load is not None:
         learner.load(job.load)
-    loaded, passes, reports = learner.policy_version, [], []
+    loaded, passes, reports, scores = learner.policy_version, [], [], []
     learner.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     for step, batch in enumerate([*job.batches, *job.after], job.first):
         if step == job.first + len(job.batches) and job.save is not None:
             learner.save(job.save)
+        if job.scored:
+            scores.append(learner.score(batch, job.scored))
         passes.clear()
         reports.append(learner.update(batch, step))
     if job.save is not None and not job.after:
@@ -87,6 +91,7 @@ def live(learner: Any, job: Job) -> Outcome:
         {name: t.detach().clone() for name, t in learner.weights().items()},
         len(passes),
         held(learner),
+        scores,
     )
 
 

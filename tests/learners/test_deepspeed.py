@@ -112,8 +112,14 @@ def test_the_whole_objective_and_packed_rows_agree_too(ranks: Any, workshop: Any
         "importance": {"type": "truncate", "level": "sequence"},
     }
     options = OPTIONS | {"zero_stage": stage, "packing": True}
-    job = Job(options, some_batches(workshop, 3), workshop.model, objective=objective)
-    assert_agree(ranks[2].run(job), torch_outcome(workshop, job))
+    job = Job(options, some_batches(workshop, 3), workshop.model, objective=objective, scored=("self_certainty", "entropy"))
+    got, want = ranks[2].run(job), torch_outcome(workshop, job)
+    assert_agree(got, want)
+    for outcome in got:  # also of the second batch, of which a rank has no rows
+        for mine, theirs in zip(outcome.scores, want.scores, strict=True):
+            assert {name: values.tolist() for name, values in mine.items()} == {
+                name: pytest.approx(values.tolist(), abs=1e-4) for name, values in theirs.items()
+            }
 
 
 # --- gradients that are not finite -------------------------------------------------------------------------------------------
