@@ -14,7 +14,8 @@ from harmonyray.types import Collected, FloatArray, GroupRows
 
 def scored(runtime: Runtime, asks: Sequence[Ask], statistics: Sequence[str], collected: Collected) -> Collected:
     """`collected` with these statistics (names from `protocols.TOKEN_STATISTICS`) in its groups, under the learner's present
-    weights and at the temperature that each view `asks` [V] is sampled at. Where all groups have theirs already nothing is computed.
+    weights and at the temperature that each view `asks` [V] is sampled at. Where all groups
+    have theirs already nothing is computed.
 
     Raises RunError for one that is not finite.
     """
