@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from harmonyray.actors.cluster import nodes
-from harmonyray.actors.placement import assign_bundles, bundles, seats, this_machine
+from harmonyray.actors.cluster import nodes, this_machine
+from harmonyray.actors.placement import assign_bundles, bundles, seats
 from harmonyray.actors.plan_report import report
 from harmonyray.config import Config
 from harmonyray.errors import PlacementError
