@@ -156,6 +156,7 @@ def _train(
             lag=config.rollout.lag,
             syncs_in_flight=config.sync.in_flight == "pause",
             min_complete_share=config.rollout.min_complete_share,
+            dynamic_sampling=config.rollout.dynamic_sampling,
         )
         pause: CollapseError | None = None
         with tracker, graceful_interrupt(reporter.interrupted) as stop_asked:

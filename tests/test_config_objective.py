@@ -59,6 +59,7 @@ REFUSED = [
     (["loss.type=truncated_is", "objective.importance.type=mask"], "loss truncated_is weighs the engine's samples itself"),
     (["objective.view_weights={solver: 0, reframer: 0}"], "all 0, so nothing would be learned"),
     (["views.reframer.model=quickstart", "objective.view_weights.reframer=2"], "has a model of its own"),
+    (["objective.kl_in=reward", "objective.kl_coef=0"], "with objective.kl_coef 0 there is no KL"),
     (["guard.max_kl=0.1", "objective.kl_coef=0"], "with objective.kl_coef 0 no KL is computed"),
     (["checkpoint.best=eval/solver/avg_at_k", "eval.every=0"], "only the last step is evaluated"),
 ]
