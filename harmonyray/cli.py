@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harmonyray.cli_track import add_track
 from harmonyray.errors import ConfigError, HarmonyrayError
+from harmonyray.interrupts import termination_interrupts
 from harmonyray.report.arguments import add_report
 from harmonyray.sweep.arguments import add_sweep
 
@@ -23,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code: 0 success, 1 failure, 2 a user's mistake, 130 interrupted."""
     args = _parse(argv)
     try:
-        code: int = args.verb(args)
+        with termination_interrupts():
+            code: int = args.verb(args)
         sys.stdout.flush()
         return code
     except HarmonyrayError as e:
@@ -120,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
     data = verbs.add_parser("data", help="problem sets as files of one form")
     _data_arguments(data)
+    add_track(verbs)
 
     doctor = verbs.add_parser("doctor", help="check this machine and say what to do about each finding")
     doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")

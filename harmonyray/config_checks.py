@@ -93,6 +93,10 @@ def _check_objective(c: Config) -> None:
             )
     if trained and all(c.objective.view_weights.get(name) == 0 for name in trained):
         raise ConfigError("'objective.view_weights' are all 0, so nothing would be learned: give one view more")
+    if c.objective.kl_in == "reward" and c.objective.kl_coef == 0:
+        raise ConfigError(
+            "'objective.kl_in' is reward, but with objective.kl_coef 0 there is no KL: leave it out or raise kl_coef"
+        )
     weighs, loss = c.objective.importance.type, resolve("losses", c.loss.type)
     if weighs == "none":
         return

@@ -61,7 +61,10 @@ class ObjectiveOptions(PluginOptions):
         default_factory=dict, description="what a view counts in that sum, by its name; 1 for a view that is not named"
     )
     kl: Literal["k1", "k2", "k3", "abs"] = Field(default="k3", description="estimate of the KL to the run's first model")
-    kl_coef: NonNegativeFloat = Field(default=0.005, description="weight of the KL in the loss; 0: no reference model is kept")
+    kl_coef: NonNegativeFloat = Field(default=0.005, description="weight of the KL; 0: no reference model is kept")
+    kl_in: Literal["loss", "reward"] = Field(
+        default="loss", description="loss: a term of it; reward: what a token and all after it cost is taken off its advantage"
+    )
     first_view_mask: bool = Field(
         default=False,
         description="a further view's n-th response counts no further than the first view's n-th is long: a fault of the code "

@@ -86,6 +86,11 @@ class RolloutConfig(Section):
     lag: Literal[0, 1] = Field(
         0, description="1: a step's rollouts are sampled while the step before it is learned from, with the weights before that"
     )
+    dynamic_sampling: NonNegativeInt = Field(
+        0,
+        description="how often a step draws further problems in place of those that teach nothing (DAPO's dynamic sampling); "
+        "above 0 the groups that teach nothing are left out of the update; 0: neither",
+    )
 
 
 class EvalConfig(Section):

@@ -149,9 +149,18 @@ class Reporter:
         self.close()
         self.err.print(f"stopped; go on with the same command and --run-dir {run_dir} --resume")
 
+    def will_be_gone(self, run_dir: Path) -> None:
+        self.err.print(
+            f"{run_dir} lies in Ray's copy of the working directory, which Ray deletes when it likes: give --run-dir an absolute "
+            "path on a file system that stays, and tracking.uri a server or a database there"
+        )
+
+    def tell(self, words: str) -> None:
+        self.err.print(words)
+
     def tracking_errors(self, errors: Sequence[str]) -> None:
         for error in errors:
-            self.err.print(f"MLflow did not take a record (metrics.jsonl has it): {error}")
+            self.tell(error)
 
     def close(self) -> None:
         if self.progress is not None:
@@ -204,9 +213,16 @@ def _closing_lines(config: Config, summary: Mapping[str, Any], uri: str) -> list
         f"run     {run_dir}",
         f"        cat {run_dir}/{SUMMARY_TEXT}",
         *model,
-        f"MLflow  run {summary['mlflow_run_id']}",
-        f"        {_tool('mlflow')} ui --backend-store-uri {uri}",
+        *_where_in_mlflow(run_dir, summary["mlflow_run_id"], uri),
     ]
+
+
+def _where_in_mlflow(run_dir: str, run_id: str | None, uri: str) -> list[str]:
+    if run_id is None:
+        return [f"MLflow  not reached at {uri}", f"        {_tool('harmonyray')} {shlex.join(['track', 'sync', run_dir])}"]
+    if uri.startswith(("http://", "https://")):
+        return [f"MLflow  run {run_id}", f"        {uri}"]
+    return [f"MLflow  run {run_id}", f"        {_tool('mlflow')} ui --backend-store-uri {uri}"]
 
 
 def _tool(name: str) -> str:

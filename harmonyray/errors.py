@@ -36,7 +36,11 @@ class PlacementError(UserError):
 
 
 class TrackingError(UserError):
-    """An MLflow store that cannot be used: unknown scheme, no server, a damaged database."""
+    """An MLflow store that cannot be used: unknown scheme, no permission, a damaged database."""
+
+
+class ServerAwayError(HarmonyrayError):
+    """A tracking server that does not answer now, and may later."""
 
 
 class ReportError(UserError):
@@ -94,3 +98,8 @@ class GraderError(RunError):
 def first_line(error: BaseException) -> str:
     """An error's message cut to its first line, for use within another; its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def brief(error: BaseException) -> str:
+    """An error in one line of at most some 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from harmonyray.algos.batching import plan_batch, plan_metrics
 from harmonyray.collect import collect
 from harmonyray.errors import LearnerLostError, NotFiniteError, RolloutsLostError, RunError
 from harmonyray.guarding import TurnBack
 from harmonyray.ledger import take_ledger
 from harmonyray.parts import Parts
+from harmonyray.resampling import fill, planned
 from harmonyray.step_metrics import Clock, collected_metrics, step_metrics
 from harmonyray.types import Collected, GroupRows, UpdateReport
 
@@ -40,6 +40,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 if len(got.groups) < p.min_complete_share * p.schedule.per_step:
                     p.tracker.log_failed(step, got.failed)
                     raise _too_little(p, step, got)
+                got = fill(p, step, got, clock, row)
                 # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
                 if p.lag and not (p.saves(step) or p.evaluates(step)):
                     with clock("sync"):
@@ -50,8 +51,8 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 with clock("grade"):
                     row |= p.audit(got.groups)
                     judgements = p.method.judge(got.groups, step)
-                    plan = plan_batch(got.rollouts, judgements, p.advantage, p.asks)
-                row |= plan_metrics(plan)
+                    plan, counts = planned(p, got, judgements)
+                row |= counts
                 finished = None
                 with clock("learn"):
                     learning = None if plan is None else beside.submit(_update, p, plan, step)
@@ -59,7 +60,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                         p.runtime.prepare(p.asks, p.schedule.draw(step + 1))
                     ledger = take_ledger(step, judgements, p.evaluator.mark(judgements))
                     row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
-                    row |= collected_metrics(got, p.asks, p.schedule.per_step)
+                    row |= collected_metrics(got, p.asks)
                     report, learn_s = (None, 0.0) if learning is None else learning.result()
                     row |= {} if report is None else _named("train", report.metrics)
                 clock.move("learn", "grade", clock.seconds["time/learn_s"] - learn_s)

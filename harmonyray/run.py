@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +18,16 @@ from harmonyray.errors import CheckpointError, CollapseError
 from harmonyray.eval_report import versions
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Event, described
+from harmonyray.interrupts import graceful_interrupt
+from harmonyray.mlflow_run import MlflowRun
+from harmonyray.outbox import Place
 from harmonyray.parts import Parts
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.recovery import train_through
 from harmonyray.result_table import LABEL_WINDOW
-from harmonyray.rundir import RECORD, SUMMARY, Start, flat, keep_batch, open_run, write_text
-from harmonyray.tracking import RUN_DIR_TAG, MlflowRun, RunTracker, read_metrics
+from harmonyray.rundir import RECORD, SUMMARY, Start, flat, in_rays_copy, keep_batch, open_run, write_text
+from harmonyray.tracking import RUN_DIR_TAG, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
 
@@ -63,8 +64,9 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
             return {**start.summary, "run_dir": str(start.run_dir.resolve())}
         reporter.start(config, start.run_dir, start.first_step, len(problems))
         reporter.refused(start.refused, start.first_step - 1)
-        uri, artifacts = tracking_place(config, start.run_dir)
-        mlflow = MlflowRun(uri, artifacts, config.tracking.experiment, start.run_dir.name, start.state.get("mlflow_run_id"))
+        if in_rays_copy(start.run_dir):
+            reporter.will_be_gone(start.run_dir)
+        mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell)
         status = "FAILED"
         try:
             mlflow.log_params(flat(config.to_container()))
@@ -73,7 +75,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
             if outcome.last_step < config.steps and outcome.pause is None:
                 raise KeyboardInterrupt
             summary = _summary(start, mlflow.run_id, outcome, time.perf_counter() - begun)
-            closing = (config, summary, read_metrics(start.run_dir), uri)
+            closing = (config, summary, read_metrics(start.run_dir), mlflow.uri)
             write_text(start.run_dir / SUMMARY_TEXT, Reporter(quiet=True).finish(*closing))
             write_text(start.run_dir / SUMMARY, json.dumps(summary))  # last: it says that the run has ended
             status = "FINISHED" if outcome.pause is None else "FAILED"  # whatever becomes of the printing: nobody may be reading
@@ -111,6 +113,7 @@ def _train(
         run_id = mlflow.run_id
         # Only now: what the user has to repair before a first step leaves the directory free for the next try.
         write_text(start.run_dir / "config.yaml", config.to_yaml())
+        mlflow.keep()
         start.record(mlflow_run_id=run_id, versions=versions())
         mlflow.log_tag(RUN_DIR_TAG, str(start.run_dir.resolve()))
         mlflow.log_artifacts(start.run_dir / "config.yaml")
@@ -153,9 +156,10 @@ def _train(
             lag=config.rollout.lag,
             syncs_in_flight=config.sync.in_flight == "pause",
             min_complete_share=config.rollout.min_complete_share,
+            dynamic_sampling=config.rollout.dynamic_sampling,
         )
         pause: CollapseError | None = None
-        with tracker, _graceful_interrupt(reporter) as stop_asked:
+        with tracker, graceful_interrupt(reporter.interrupted) as stop_asked:
             if config.guard.action == "rollback" and start.checkpoint is None:
                 save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
             try:
@@ -206,20 +210,23 @@ def _evaluated_before(start: Start, evaluator: Evaluator, policy_version: int, m
     return before
 
 
-def tracking_place(config: Config, run_dir: Path) -> tuple[str, Path | None]:
-    """The MLflow store of what a directory holds: URI, and where artifacts go if that is ours to say."""
-    uri = config.tracking.uri
-    if uri is not None:  # a server keeps artifacts itself; beside a database file they stay with it
-        return uri, Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
-    root = run_dir.resolve().parent
-    return f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts"
+def tracking_place(config: Config, run_dir: Path) -> Place:
+    """The MLflow store of what a directory holds."""
+    uri, beside = config.tracking.uri, run_dir.resolve().parent
+    if uri is None:
+        uri = f"sqlite:///{beside / 'mlflow.db'}"
+    elif not uri.startswith("sqlite:///"):
+        return Place(uri, None, config.tracking.experiment)  # a server keeps artifacts itself
+    else:
+        beside = Path(uri.removeprefix("sqlite:///")).resolve().parent
+    return Place(uri, (beside / "mlartifacts").as_uri(), config.tracking.experiment)
 
 
 def _newest_evaluation(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return next((found for row in reversed(rows) if (found := evaluation(row))), {})
 
 
-def _summary(start: Start, run_id: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
+def _summary(start: Start, run_id: str | None, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """`wall_seconds` are those since step `first_step`, where the run began or was resumed; `paused` is there if the guard ended
     it, and says why."""
     rows = read_metrics(start.run_dir)
@@ -237,26 +244,3 @@ def _summary(start: Start, run_id: str, outcome: Outcome, seconds: float) -> dic
         "guard": list(outcome.events),
         **({} if outcome.pause is None else {"paused": str(outcome.pause)}),
     }
-
-
-@contextmanager
-def _graceful_interrupt(reporter: Reporter) -> Iterator[Any]:
-    """The first Ctrl-C asks the loop to end after its step with a checkpoint; the second ends it at once. (Before the loop
-    there is no step to save, and the first one ends the run.)"""
-    asked: list[int] = []
-
-    def handle(signum: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signum)
-        reporter.interrupted()
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread: Ctrl-C cannot reach us there
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -22,12 +22,12 @@ from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.eval_report import SampleFile, make_directory, progress_bar, write_summary
 from harmonyray.evaluate import Evaluator, Record
 from harmonyray.measures import Scores, category_intervals, intervals
+from harmonyray.mlflow_run import MlflowRun
 from harmonyray.overrides import read_items
 from harmonyray.problems.naming import named_source
 from harmonyray.registry import nearest
 from harmonyray.run import tracking_place
 from harmonyray.rundir import flat
-from harmonyray.tracking import MlflowRun
 from harmonyray.types import GoldAnswer
 
 
@@ -103,7 +103,7 @@ def _open_results(
         yield None
         return
     make_directory(out)
-    mlflow = MlflowRun(*tracking_place(config, out), config.tracking.experiment, out.resolve().name)
+    mlflow = MlflowRun(tracking_place(config, out), out, out.resolve().name, reporter.tell)
     status = "FAILED"
     try:
         mlflow.log_params(flat(config.to_container()))
@@ -116,6 +116,8 @@ def _open_results(
     finally:
         for path in sorted(out.iterdir()):
             mlflow.log_artifacts(path)
+        if status == "FINISHED":  # else nothing is left to send later
+            mlflow.keep()
         reporter.tracking_errors(mlflow.finish(status))
 
 

@@ -20,6 +20,7 @@ from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError
 from harmonyray.guard import START_STEPS
+from harmonyray.lines import write_text
 from harmonyray.tracking import rewind
 from harmonyray.types import GroupRows
 
@@ -92,6 +93,11 @@ def _gone_if_empty(run_dir: Path) -> Iterator[None]:
             run_dir.rmdir()
 
 
+def in_rays_copy(run_dir: Path) -> bool:
+    """Whether a directory lies in the copy of its `--working-dir` that a Ray job works in."""
+    return {"runtime_resources", "working_dir_files"} <= set(run_dir.resolve().parts)
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     out: dict[str, Any] = {}
@@ -108,13 +114,6 @@ def keep_batch(run_dir: Path, plan: Sequence[GroupRows], step: int) -> Path:
     path = run_dir / f"not-finite-step-{step:06d}.npz"
     np.savez_compressed(path, **{field.name: getattr(batch, field.name) for field in fields(batch)})
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one go: a full disk or a crash leaves the old one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _take_up(config: Config, run_dir: Path) -> Start:

@@ -14,10 +14,13 @@ from harmonyray.types import Collected, FloatArray, GroupRows
 
 def scored(runtime: Runtime, asks: Sequence[Ask], statistics: Sequence[str], collected: Collected) -> Collected:
     """`collected` with these statistics (names from `protocols.TOKEN_STATISTICS`) in its groups, under the learner's present
-    weights and at the temperature that each view `asks` [V] is sampled at.
+    weights and at the temperature that each view `asks` [V] is sampled at. Where all groups
+    have theirs already nothing is computed.
 
     Raises RunError for one that is not finite.
     """
+    if all(group.statistics for group in collected.groups):
+        return collected
     plan = [
         GroupRows(group.kept, False, np.zeros(len(group.figures.lengths)), v, ask.sampling.temperature, p)
         for p, problem in enumerate(collected.rollouts)

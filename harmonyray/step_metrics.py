@@ -44,12 +44,13 @@ def step_metrics(
     return row
 
 
-def collected_metrics(collected: Collected, asks: Sequence[Ask], num_asked: int) -> dict[str, float]:
+def collected_metrics(collected: Collected, asks: Sequence[Ask]) -> dict[str, float]:
     """`rollout/complete_share` of the problems asked, and of each view `rollout/{view}/retried` and `.../failed`: groups that
     were sampled again, and those given up."""
+    num_complete, num_incomplete = len(collected.groups), len({f.problem_id for f in collected.failed if f.last})
     retried = Counter(f.view for f in collected.failed if not f.last)
     given_up = Counter(f.view for f in collected.failed if f.last)
-    row = {"rollout/complete_share": len(collected.groups) / num_asked}
+    row = {"rollout/complete_share": num_complete / (num_complete + num_incomplete)}
     for name in (ask.view.name for ask in asks):
         row |= {f"rollout/{name}/retried": float(retried[name]), f"rollout/{name}/failed": float(given_up[name])}
     return row

@@ -132,7 +132,7 @@ def test_public_names_resolve_and_others_do_not() -> None:
 
 # Lower numbers must not import higher ones; equal ones may. `protocols` are interfaces over `types` alone, so all may use it.
 LAYERS = [
-    {"types", "errors", "seeding", "protocols"},
+    {"types", "errors", "seeding", "protocols", "lines", "interrupts"},
     {"registry", "overrides"},
     {"config", "config_checks", "config_files", "config_objective", "config_sections"},
     {"answers", "views", "selectors", "algos", "problems", "rollouts", "measures"},
@@ -143,6 +143,7 @@ LAYERS = [
         "scoring",
         "step_metrics",
         "parts",
+        "resampling",
         "guard",
         "guarding",
         "ledger",
@@ -152,6 +153,9 @@ LAYERS = [
         "checkpoint",
         "manifest",
         "tracking",
+        "outbox",
+        "mlflow_store",
+        "mlflow_run",
         "console",
         "result_table",
         "eval_report",
@@ -171,10 +175,11 @@ LAYERS = [
         "grade",
         "data",
         "export",
+        "track_sync",
         "report",
         "sweep",
     },
-    {"cli", "__main__"},
+    {"cli", "cli_track", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
@@ -183,8 +188,9 @@ ONLY = {
     "ray": {"actors", "doctor"},
     "vllm": {"engines"},
     "deepspeed": {"learners"},
+    "peft": {"learners"},
     "transformers": {"engines", "learners"},
-    "mlflow": {"tracking", "doctor", "report", "sweep"},
+    "mlflow": {"mlflow_store", "doctor", "report", "sweep"},
     "datasets": {"problems"},
     "math_verify": {"answers"},
     "sympy": {"answers"},

@@ -34,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 def test_the_json_and_the_file_say_the_same(results: tuple[Path, dict[str, Any]]) -> None:
     out, printed = results
-    assert sorted(p.name for p in out.iterdir()) == ["eval.json", "eval.parquet"]
+    assert sorted(p.name for p in out.iterdir()) == ["eval.json", "eval.parquet", "mlflow-sent.json", "mlflow.jsonl"]
     written = json.loads((out / "eval.json").read_text())
     assert {k: v for k, v in written.items() if k not in ("settings", "versions")} == printed
     assert (written["settings"]["eval"]["num_samples"], written["settings"]["model"]["path"]) == (4, "quickstart")

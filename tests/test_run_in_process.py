@@ -42,6 +42,8 @@ def test_the_run_directory_is_laid_out_as_promised(six: tuple[Path, dict[str, An
         "config.yaml",
         "ledger",
         "metrics.jsonl",
+        "mlflow-sent.json",
+        "mlflow.jsonl",
         "model",
         "rollouts",
         "run.json",

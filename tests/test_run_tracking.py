@@ -80,7 +80,7 @@ def test_a_finished_run_has_parameters_metrics_and_artifacts(client: MlflowClien
     }
     assert {k: run.data.params[k] for k in wanted} == wanted
     artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
-    assert artifacts == {"config.yaml", "metrics.jsonl", "summary.json", "summary.txt", "rollouts", "ledger"}
+    assert artifacts == {"config.yaml", "metrics.jsonl", "run.json", "summary.json", "summary.txt", "rollouts", "ledger"}
     assert len(client.list_artifacts(run.info.run_id, "rollouts")) == 4
     local = client.download_artifacts(run.info.run_id, "metrics.jsonl")
     assert Path(local).read_text() == (run_dir / "metrics.jsonl").read_text()

@@ -66,3 +66,16 @@ def test_every_problem_is_drawn_about_as_often() -> None:
             counts[i] += 1
     assert sum(counts.values()) == 2000
     assert all(330 < n < 470 for n in counts.values()), counts  # 400 expected, deviation about 16
+
+
+def test_further_problems_are_the_others_of_a_step_in_an_order_of_its_own() -> None:
+    schedule = ProblemSchedule(problems(10), 4, seed=5)
+    before = [ids(schedule, step) for step in range(1, 5)]
+    further = [[p.id for p in schedule.further(step)] for step in range(1, 5)]
+    for drawn, others in zip(before, further, strict=True):
+        assert sorted(drawn + others) == sorted(f"p{i}" for i in range(10))
+    assert sorted(further[0]) != further[0]
+    fresh = ProblemSchedule(problems(10), 4, seed=5)
+    assert [[p.id for p in fresh.further(step)] for step in (4, 3, 2, 1)] == further[::-1]
+    assert [ids(schedule, step) for step in range(1, 5)] == before
+    assert ProblemSchedule(problems(3), 10, seed=0).further(1) == []

@@ -1,4 +1,4 @@
-"""What is recorded of a step, what is forgotten on a resume, and the MLflow thread against a real SQLite store."""
+"""What is recorded of a step, and what is forgotten on a resume."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from mlflow.tracking import MlflowClient
 
-from harmonyray.errors import RolloutsLostError, TrackingError
+from harmonyray.errors import RolloutsLostError
 from harmonyray.rollouts import keep
-from harmonyray.tracking import MlflowRun, RunTracker, read_metrics, rewind, write_rollouts
+from harmonyray.tracking import RunTracker, read_metrics, rewind, write_rollouts
 from harmonyray.types import (
     AnswerGroup,
     Collected,
@@ -140,103 +139,6 @@ def test_rewinding_forgets_what_came_after(tmp_path: Path, to: int, left: list[i
 def test_rewinding_an_empty_run(tmp_path: Path) -> None:
     rewind(tmp_path, 0)
     assert read_metrics(tmp_path) == []
-
-
-# --- MLflow -------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp("mlflow")
-    return f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts"
-
-
-def open_run(store: tuple[str, Path], name: str, run_id: str | None = None, experiment: str = "e") -> MlflowRun:
-    return MlflowRun(store[0], store[1], experiment, name, run_id)
-
-
-def test_everything_queued_is_there_at_the_end(store: tuple[str, Path], tmp_path: Path) -> None:
-    run = open_run(store, "one")
-    run.log_params({f"p{i}": i for i in range(250)} | {"long": "x" * 900, "none": None})  # more than one request may hold
-    for i in range(1, 4):
-        run.log_metrics({"step": i, "loss": i / 10, "eval/solver/avg_at_k/level 1": 1.0}, i)
-    (tmp_path / "a.txt").write_text("a")
-    (tmp_path / "many").mkdir()
-    (tmp_path / "many" / "b.txt").write_text("b")
-    run.log_artifacts(tmp_path / "a.txt")
-    run.log_artifacts(tmp_path / "many", "many")
-    assert run.finish("FINISHED") == []
-    client = MlflowClient(store[0])
-    got = client.get_run(run.run_id)
-    assert (got.info.status, got.info.run_name) == ("FINISHED", "one")
-    assert len(got.data.params) == 252
-    assert (got.data.params["p249"], got.data.params["long"], got.data.params["none"]) == ("249", "x" * 500, "None")
-    assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "loss")] == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    assert set(got.data.metrics) == {"loss", "eval/solver/avg_at_k/level 1"}  # the step is a coordinate and no metric
-    assert (store[1] / run.run_id / "artifacts" / "many" / "b.txt").read_text() == "b"
-    assert {a.path for a in client.list_artifacts(run.run_id)} == {"a.txt", "many"}
-
-
-@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_endings(store: tuple[str, Path], status: str) -> None:
-    run = open_run(store, status)
-    assert run.finish(status) == []
-    assert MlflowClient(store[0]).get_run(run.run_id).info.status == status
-
-
-def test_a_run_taken_up_is_the_same_run_and_keeps_its_parameters(store: tuple[str, Path]) -> None:
-    first = open_run(store, "taken")
-    first.log_params({"steps": 3})
-    first.log_metrics({"x": 1.0}, 1)
-    first.finish("KILLED")
-    again = open_run(store, "taken", first.run_id)
-    assert again.run_id == first.run_id
-    assert MlflowClient(store[0]).get_run(first.run_id).info.status == "RUNNING"
-    again.log_params({"steps": 6})  # which MLflow would refuse
-    again.log_metrics({"x": 2.0}, 2)
-    assert again.finish("FINISHED") == []
-    got = MlflowClient(store[0]).get_run(first.run_id)
-    assert (got.info.status, got.data.params) == ("FINISHED", {"steps": "3"})
-    assert [m.value for m in MlflowClient(store[0]).get_metric_history(first.run_id, "x")] == [1.0, 2.0]
-
-
-def test_a_run_that_the_store_does_not_have_is_made_anew(store: tuple[str, Path]) -> None:
-    run = open_run(store, "moved", "0123456789abcdef0123456789abcdef")
-    run.log_params({"steps": 6})
-    assert run.finish("FINISHED") == []
-    assert run.run_id != "0123456789abcdef0123456789abcdef"
-    assert MlflowClient(store[0]).get_run(run.run_id).data.params == {"steps": "6"}
-
-
-def test_many_runs_may_start_one_experiment_at_once(store: tuple[str, Path]) -> None:
-    runs = [open_run(store, f"r{i}", experiment="shared") for i in range(4)]
-    assert [run.finish("FINISHED") for run in runs] == [[]] * 4
-    client = MlflowClient(store[0])
-    assert len({run.run_id for run in runs}) == 4
-    assert len({client.get_run(run.run_id).info.experiment_id for run in runs}) == 1
-
-
-def test_an_error_is_told_at_the_end_once_and_does_not_stop_the_rest(store: tuple[str, Path], tmp_path: Path) -> None:
-    run = open_run(store, "errors")
-    for i in range(3):
-        run.log_artifacts(tmp_path / "not-there")
-        run.log_metrics({"x": 1.0}, i)
-    errors = run.finish("FINISHED")
-    assert len(errors) == 1
-    assert "not-there" in errors[0]
-    assert "\n" not in errors[0]
-    assert len(MlflowClient(store[0]).get_metric_history(run.run_id, "x")) == 3
-
-
-@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/nowhere/mlflow.db"])
-def test_a_store_that_cannot_be_used(uri: str) -> None:
-    run = MlflowRun(uri, None, "e", "r")
-    run.log_metrics({"x": 1.0}, 1)
-    with pytest.raises(TrackingError, match=r"MLflow store '.*' cannot be used: .*correct 'tracking\.uri'") as caught:
-        _ = run.run_id
-    assert caught.value.exit_code == 2
-    assert "\n" not in str(caught.value)
-    assert run.finish("FAILED") == []  # it has been told
 
 
 def test_texts_that_are_gone_with_a_node_are_null_and_the_figures_stay(tmp_path: Path) -> None:

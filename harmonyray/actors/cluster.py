@@ -18,6 +18,7 @@ from ray._private.utils import get_num_cpus  # what `ray.init` takes where it is
 from harmonyray.actors.placement import Node
 from harmonyray.config_sections import RuntimeConfig
 from harmonyray.errors import PlacementError
+from harmonyray.interrupts import termination_kept
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -44,12 +45,13 @@ def cluster(runtime: RuntimeConfig) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "harmonyray"}
     try:
-        if address:
-            check_address(address)
-            ray.init(address=address, **common)
-        else:
-            store = runtime.object_store_mb * 1024 * 1024
-            ray.init(address="local", include_dashboard=False, object_store_memory=store, **common)
+        with termination_kept():
+            if address:
+                check_address(address)
+                ray.init(address=address, **common)
+            else:
+                store = runtime.object_store_mb * 1024 * 1024
+                ray.init(address="local", include_dashboard=False, object_store_memory=store, **common)
     except KeyboardInterrupt:
         ray.shutdown()
         raise

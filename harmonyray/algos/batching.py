@@ -57,8 +57,12 @@ def plan_metrics(plan: Sequence[GroupRows] | None) -> dict[str, float]:
     zero and nothing is learned from them. Nothing where there is no plan."""
     if not plan:
         return {}
-    zero = [bool(np.all(np.abs(group.advantages[~np.isnan(group.advantages)]) < _NO_ADVANTAGE)) for group in plan]
-    return {"train/zero_variance_groups": float(np.mean(zero))}
+    return {"train/zero_variance_groups": 1 - len(teaching(plan) or ()) / len(plan)}
+
+
+def teaching(plan: Sequence[GroupRows] | None) -> list[GroupRows] | None:
+    """The groups of a plan from which something is learned: not everybody earned the same. None if there are none."""
+    return [group for group in plan or () if np.any(np.abs(group.advantages) >= _NO_ADVANTAGE)] or None  # nan is nobody's
 
 
 def fill_batch(plan: Sequence[GroupRows]) -> Batch:

@@ -2,7 +2,8 @@
 
 Sources: k1, k2, k3 are J. Schulman's (http://joschu.net/blog/kl-approx.html, 2020). Over the policy's own samples k1 and k3 have
 the KL as their mean. What a loss term does is in the gradients: that of k2 is the KL's on average, k3's is near it close to the
-reference, k1's is zero on average, and that of abs has the same size wherever the two differ.
+reference, k1's is zero on average, and that of abs has the same size wherever the two differ. In the reward it is k1
+whose gradient is the KL's on average.
 """
 
 from __future__ import annotations

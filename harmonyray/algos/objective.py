@@ -4,12 +4,14 @@ A token's loss is
 
     importance weight × policy loss + kl_coef × KL − entropy.coef × entropy + band.coef × distance to the band
 
-on the tokens that are trained, and 0 on others; the update's is the sum over tokens of `row_weights` × that.
+on the tokens that are trained, and 0 on others; the update's is the sum over tokens of `row_weights` × that. With kl_in "reward"
+the KL is no term of it: the policy loss gets advantages from which kl_coef × the KL of a token and all after it in its response,
+as numbers without gradient, has been taken.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from harmonyray.algos.aggregation import AGGREGATIONS
 from harmonyray.algos.entropy import band_penalty, num_top, top_entropy
 from harmonyray.algos.importance import importance_weights
 from harmonyray.algos.kl import KL_ESTIMATES
+from harmonyray.algos.token_rows import sums_to_end
 from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.protocols import Loss
 from harmonyray.types import Batch, FloatArray
@@ -69,11 +72,14 @@ class Objective:
     def per_token(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each token before `row_weights`, and values to be seen, detached; all [number of tokens]."""
         entropy = self.options.entropy
+        kl = self._kl(tokens)
+        if kl is not None and self.options.kl_in == "reward":
+            penalty = self.options.kl_coef * sums_to_end(kl.detach(), tokens.rows)
+            tokens = replace(tokens, advantages=tokens.advantages - penalty)
         loss, seen = self._policy_loss(tokens)
-        if self.needs_reference:
-            assert tokens.reference_logprobs is not None
-            seen["kl"] = KL_ESTIMATES[self.options.kl](tokens.logprobs, tokens.reference_logprobs)
-            loss = loss + self.options.kl_coef * seen["kl"]
+        if kl is not None:
+            seen["kl"] = kl
+            loss = loss + self.options.kl_coef * kl if self.options.kl_in == "loss" else loss
         if entropy.coef > 0:
             loss = loss - entropy.coef * tokens.entropy
         if entropy.band is not None:
@@ -82,6 +88,13 @@ class Objective:
         if entropy.top_share < 1:
             loss = torch.where(top_entropy(tokens.entropy, tokens.rows, entropy.top_share), loss, 0.0)
         return loss, {key: value.detach() for key, value in seen.items()}
+
+    def _kl(self, tokens: Tokens) -> Tensor | None:
+        """The estimate for each token, [number of tokens]; None where no KL is wanted."""
+        if not self.needs_reference:
+            return None
+        assert tokens.reference_logprobs is not None
+        return KL_ESTIMATES[self.options.kl](tokens.logprobs, tokens.reference_logprobs)
 
     def _policy_loss(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy loss with its importance weights. With them the loss compares with the learner's own log-probs: there is one

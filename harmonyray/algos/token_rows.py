@@ -24,6 +24,13 @@ def row_sums(values: Tensor, rows: Tensor) -> Tensor:
     return padded.index_put((rows, places(rows)), values).sum(1)
 
 
+def sums_to_end(values: Tensor, rows: Tensor) -> Tensor:
+    """For each token the sum of its own value and those after it in its row, [number of tokens]."""
+    lengths, place = row_lengths(rows), places(rows)
+    padded = values.new_zeros(len(lengths), int(lengths.max())).index_put((rows, place), values)
+    return padded.flip(1).cumsum(1).flip(1)[rows, place]
+
+
 def row_means(values: Tensor, rows: Tensor) -> Tensor:
     """The mean of each row's tokens, [R]."""
     return row_sums(values, rows) / row_lengths(rows)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,12 +60,23 @@ def start_engine(options: Any, model: str, dtype: str, max_tokens: int | None) -
     try:
         if arguments["max_model_len"] is None and max_tokens is not None:
             arguments["max_model_len"] = min(max_tokens, EngineArgs(**arguments).create_model_config().max_model_len)
-        return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+        engine = LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+        if options.tensor_parallel_size == 1:
+            _remove_meeting_file(engine)
+        return engine
     except (OSError, ValueError, RuntimeError, TypeError) as e:
         lines = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
         raise ModelError(f"vLLM cannot serve model {model!r} with these rollout.engine options: {' '.join(lines[:3])}") from e
     finally:
         torch.set_num_threads = set_num_threads  # vLLM on CPU puts one there that does nothing, for the whole process
+
+
+def _remove_meeting_file(engine: Any) -> None:
+    """A single worker meets itself through a file of its own among the temporary files, once. It would outlive a process that is
+    killed, as actors are."""
+    scheme, _, path = engine.model_executor.driver_worker.worker.distributed_init_method.partition("://")
+    if scheme == "file":
+        Path(path).unlink(missing_ok=True)
 
 
 def check_names(given: Mapping[str, Any]) -> None:

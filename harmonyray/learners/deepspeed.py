@@ -6,7 +6,6 @@ whole batch, so an update is that of one rank. Everything but reading `policy_ve
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,13 @@ from harmonyray.algos.objective import Objective
 from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.loading import device, load_model, load_tokenizer
 from harmonyray.errors import ConfigError
+from harmonyray.learners.lora import make_adapter
 from harmonyray.learners.micro_batches import micro_batches, shares
 from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.ranks import ALONE, Rank, meet
 from harmonyray.learners.schedules import learning_rate
 from harmonyray.learners.skips import Skips
-from harmonyray.learners.state import MODEL, Counts, load_state, save_state
+from harmonyray.learners.state import MASTER, MODEL, Counts, load_state, save_state
 from harmonyray.learners.torch import TorchLearner
 from harmonyray.learners.zero import (
     Call,
@@ -102,15 +102,16 @@ class DeepSpeedLearner:
         # In stage 3 a model may be larger than a GPU: DeepSpeed takes it there share by share.
         self.model = load_model(model, dtype, torch.device("cpu") if options.zero_stage == 3 else device())
         self.objective = Objective(loss, objective)
-        self.reference = copy.deepcopy(self.model).requires_grad_(False) if self.objective.needs_reference else None
+        self.adapter = make_adapter(self.model, options.lora)
+        self.reference = self.adapter.reference() if self.objective.needs_reference else None
         if options.gradient_checkpointing:
             _checkpoint_layers(self.model, model)
-        self.parameters = dict(self.model.named_parameters())
-        self.passes = Passes(self.model, self.reference, self.objective, options.packing)
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.passes = Passes(self.model, self.reference, self.objective, options.packing, self.adapter.off)
         optimizer = make_optimizer(options.optimizer, self.parameters.values(), options.lr, options.weight_decay)
         meet(rank, options.num_ranks, options.collective_timeout_s)
         self.engine = make_engine(
-            Call(self.model, self.reference),
+            Call(self.model, None if self.reference is self.model else self.reference),
             optimizer,
             settings(options.zero_stage, options.offload, dtype, options.max_grad_norm),
         )
@@ -126,7 +127,8 @@ class DeepSpeedLearner:
         NotFiniteError if that was so too often in a row.
         """
         lr = learning_rate(self.options, step, self.steps) * self.lr_scale
-        seen = self._accumulate(batch, self.objective.row_weights(batch))
+        with self.adapter.dropping(step):
+            seen = self._accumulate(batch, self.objective.row_weights(batch))
         norm, skipped = self._step(lr)
         self.policy_version += not skipped
         self.skips.count(skipped, step)
@@ -153,24 +155,25 @@ class DeepSpeedLearner:
         self.lr_scale = scale
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights by name on rank 0, in stage 3 a copy; nothing on the others."""
-        sharded = self.options.zero_stage == 3
-        whole = ((name, w.clone() if sharded and self.rank == 0 else w) for name, w in whole_weights(self.parameters))
-        return {name: w for name, w in whole if self.rank == 0}
+        """The weights by name on rank 0, in stage 3 a copy, and with an adapter those of a plain model that computes the same;
+        nothing on the others."""
+        sharded, everything = self.options.zero_stage == 3, dict(self.model.named_parameters())
+        whole = ((name, w.clone() if sharded and self.rank == 0 else w) for name, w in whole_weights(everything))
+        return self.adapter.merged({name: w for name, w in whole if self.rank == 0})
 
     def save_model(self, directory: Path) -> None:
         """Writes model and tokenizer so that transformers can load them from `directory`."""
         weights = self.weights()
         if self.rank == 0:
-            buffers = dict(self.model.named_buffers())
-            kept = {name: t for name, t in self.model.state_dict().items() if name in buffers}
-            self.model.save_pretrained(directory, state_dict=weights | kept)
+            self.model.save_pretrained(directory, state_dict=self.adapter.plain_state(weights))
             self.tokenizer.save_pretrained(directory)
 
     def save(self, directory: Path) -> None:
         """Writes everything that `load` needs to go on as if nothing had happened; on rank 0, once all are there."""
         self.save_model(directory / MODEL)
         state = whole_state(self.engine, self.parameters, keep=self.rank == 0, masters=self.dtype != "float32")
+        if self.adapter.apart and MASTER not in state:
+            state[MASTER] = {name: w.cpu().clone() for name, w in whole_weights(self.parameters)}
         if self.rank == 0:
             save_state(directory, Counts(self.policy_version, self.lr_scale), state)
 
@@ -180,7 +183,7 @@ class DeepSpeedLearner:
 
         Raises CheckpointError if a part of it is missing, damaged or of another model.
         """
-        state = load_state(directory, whole_shapes(self.parameters), self.dtype)
+        state = load_state(directory, whole_shapes(self.parameters), self.dtype, self.adapter.apart)
         if not self.engine.basic_optimizer.state:
             self._step_nowhere()
         set_state(self.engine, self.parameters, state)

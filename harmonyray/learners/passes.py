@@ -3,7 +3,8 @@ for the statistics that a method asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,15 +23,23 @@ if TYPE_CHECKING:
 
 
 class Passes:
-    """Runs micro-batches of one model. `reference` is the model that the KL is taken to, None where the objective needs none.
+    """Runs micro-batches of one model. `reference` is the model that the KL is taken to, None where the objective needs none; it
+    runs inside `as_reference`, which makes it out of `model` where it is that itself (see `Adapter.off`).
+
     What it adds to the gradients does not depend on how an update is cut into micro-batches, nor on `packing`: whether their rows
     are laid end to end instead of being padded."""
 
     def __init__(
-        self, model: PreTrainedModel, reference: PreTrainedModel | None, objective: Objective, packing: bool = False
+        self,
+        model: PreTrainedModel,
+        reference: PreTrainedModel | None,
+        objective: Objective,
+        packing: bool = False,
+        as_reference: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         assert (reference is not None) == objective.needs_reference
         self.model, self.reference, self.objective, self.packing = model, reference, objective, packing
+        self.as_reference = as_reference
 
     def loss_of(self, batch: Batch, rows: IntArray, row_weight: FloatArray) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of these rows, to be minimised, and values of their response tokens, each [number of them] and detached.
@@ -44,7 +53,7 @@ class Passes:
         logprobs, entropy = next_token_logprobs(self.model, places, self.objective.needs_entropy_gradient)
         reference: Tensor | None = None
         if self.reference is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self.as_reference():
                 reference, _ = next_token_logprobs(self.reference, places, False)
         tokens = Tokens(
             logprobs=logprobs,

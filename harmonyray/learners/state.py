@@ -2,7 +2,8 @@
 ranks or ZeRO stage.
 
 `model/` as transformers writes it; `optimizer.safetensors` with AdamW's two moments of every parameter, `exp_avg/<name>` and
-`exp_avg_sq/<name>`, and `master/<name>` where the weights are kept in float32 beside the model's; `learner.json` with `Counts`.
+`exp_avg_sq/<name>`, and `master/<name>` where the weights are kept in float32 beside the model's, or what is trained is no part
+of the model as it is written; `learner.json` with `Counts`.
 """
 
 from __future__ import annotations
@@ -52,18 +53,21 @@ def save_state(directory: Path, counts: Counts, parts: Mapping[str, Mapping[str,
     (directory / COUNTS).write_text(json.dumps(asdict(counts)))
 
 
-def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str) -> LearnerState:
-    """The state of a learner whose parameters have these names and shapes.
+def load_state(directory: Path, shapes: Mapping[str, torch.Size], dtype: str, apart: bool = False) -> LearnerState:
+    """The state of a learner whose parameters have these names and shapes. `apart`: they are not those of the model as it was
+    written, but an adapter's.
 
     Raises CheckpointError if a part of it is missing, damaged or of another model.
     """
     try:
-        weights = named_weights(load_model(str(directory / MODEL), dtype, torch.device("cpu")))
-        _compare(weights, shapes)
+        held = {} if apart else named_weights(load_model(str(directory / MODEL), dtype, torch.device("cpu")))
+        if not apart:
+            _compare(held, shapes)
         tensors = load_file(directory / TENSORS)
         counts = Counts(**json.loads((directory / COUNTS).read_text()))
-        weights = {name: tensors.get(f"{MASTER}/{name}", weight) for name, weight in weights.items()}
-        moments = {key: {name: tensors[f"{key}/{name}"] for name in weights} for key in MOMENTS}
+        masters = {name.removeprefix(f"{MASTER}/"): t for name, t in tensors.items() if name.startswith(f"{MASTER}/")}
+        weights = {**held, **masters}
+        moments = {key: {name: tensors[f"{key}/{name}"] for name in shapes} for key in MOMENTS}
         for found in (weights, *moments.values()):  # masters lie among the weights now
             _compare(found, shapes)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, ModelError) as e:

@@ -6,8 +6,7 @@ weighs every token by the whole batch, so micro-batching changes nothing but spe
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,12 @@ from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.engines.loading import load_model, load_tokenizer
 from harmonyray.engines.weights import lay_out, named_weights
 from harmonyray.errors import ConfigError
+from harmonyray.learners.lora import LoraOptions, make_adapter
 from harmonyray.learners.micro_batches import micro_batches
 from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.schedules import ScheduleOptions, learning_rate
 from harmonyray.learners.skips import SkipOptions, Skips
-from harmonyray.learners.state import MODEL, Counts, adam_moments, load_state, save_state, set_adam_moments
+from harmonyray.learners.state import MASTER, MODEL, Counts, adam_moments, load_state, save_state, set_adam_moments
 from harmonyray.protocols import Loss
 from harmonyray.types import Batch, FloatArray, UpdateReport
 
@@ -39,6 +39,9 @@ class TorchLearner:
         num_ranks: PositiveInt = Field(1, description="processes that share an update: one")
         packing: bool = Field(
             False, description="rows end to end instead of padded, where the model can: for FlashAttention (slower on a CPU)"
+        )
+        lora: LoraOptions | None = Field(
+            None, description="{rank, alpha, dropout, target_modules}: train a low-rank adapter beside frozen weights; null: all"
         )
 
         @model_validator(mode="after")
@@ -62,9 +65,11 @@ class TorchLearner:
         self.model = load_model(model, dtype)
         lay_out(self.model)
         self.objective = Objective(loss, objective)
-        self.reference = copy.deepcopy(self.model).requires_grad_(False) if self.objective.needs_reference else None
-        self.passes = Passes(self.model, self.reference, self.objective, options.packing)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        self.adapter = make_adapter(self.model, options.lora)
+        self.reference = self.adapter.reference() if self.objective.needs_reference else None
+        self.passes = Passes(self.model, self.reference, self.objective, options.packing, self.adapter.off)
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=options.lr, weight_decay=options.weight_decay)
         self.policy_version = 0
         self.lr_scale = 1.0
         self.skips = Skips(options.max_skipped_updates)
@@ -77,14 +82,15 @@ class TorchLearner:
         """
         row_weight, seen = self.objective.row_weights(batch), []
         self.optimizer.zero_grad(set_to_none=True)
-        for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
-            loss, values = self.passes.loss_of(batch, rows, row_weight)
-            loss.backward()
-            seen.append(values)
+        with self.adapter.dropping(step):
+            for rows in micro_batches(batch.lengths, self.options.max_tokens_per_micro_batch):
+                loss, values = self.passes.loss_of(batch, rows, row_weight)
+                loss.backward()
+                seen.append(values)
         lr = learning_rate(self.options, step, self.steps) * self.lr_scale
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.options.max_grad_norm)
         skipped = not bool(torch.isfinite(norm))
         if not skipped:
             self.optimizer.step()
@@ -106,18 +112,21 @@ class TorchLearner:
         self.lr_scale = scale
 
     def weights(self) -> dict[str, Tensor]:
-        return named_weights(self.model)
+        """By name; with an adapter those of a plain model that computes the same."""
+        return self.adapter.merged(named_weights(self.model))
 
     def save_model(self, directory: Path) -> None:
         """Writes model and tokenizer so that transformers can load them from `directory`."""
-        self.model.save_pretrained(directory)
+        self.model.save_pretrained(directory, state_dict=self.adapter.plain_state(self.weights()))
         self.tokenizer.save_pretrained(directory)
 
     def save(self, directory: Path) -> None:
         """Writes everything that `load` needs to go on as if nothing had happened."""
         self.save_model(directory / MODEL)
-        moments = adam_moments(self.optimizer, dict(self.model.named_parameters()))
-        save_state(directory, Counts(self.policy_version, self.lr_scale), moments)
+        parts: dict[str, Mapping[str, Tensor]] = {**adam_moments(self.optimizer, self.parameters)}
+        if self.adapter.apart:
+            parts[MASTER] = self.parameters
+        save_state(directory, Counts(self.policy_version, self.lr_scale), parts)
 
     def load(self, directory: Path) -> None:
         """Takes up weights, optimizer and policy version of a checkpoint; the reference model stays the run's first.
@@ -125,11 +134,10 @@ class TorchLearner:
         Raises CheckpointError if a part of it is missing, damaged or of another model.
         """
         self.optimizer.zero_grad(set_to_none=True)  # in the middle of a run there are gradients, which nobody needs any more
-        parameters = dict(self.model.named_parameters())
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        state = load_state(directory, {name: p.shape for name, p in parameters.items()}, dtype)
-        for name, p in parameters.items():
+        shapes, dtype = {name: p.shape for name, p in self.parameters.items()}, str(self.model.dtype).removeprefix("torch.")
+        state = load_state(directory, shapes, dtype, self.adapter.apart)
+        for name, p in self.parameters.items():
             p.data.copy_(state.weights[name])
-        set_adam_moments(self.optimizer, parameters, state)
+        set_adam_moments(self.optimizer, self.parameters, state)
         self.policy_version, self.lr_scale = state.counts.policy_version, state.counts.lr_scale
         self.skips.forget()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,5 +26,14 @@ class ProblemSchedule:
     def draw(self, step: int) -> list[Problem]:
         """The problems of a step (from 1), none twice."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
-        order = np.random.Generator(np.random.Philox(derive_seed(self.seed, "order", epoch))).permutation(len(self.problems))
+        order = self._permutation("order", epoch)
         return [self.problems[i] for i in order[position * self.per_step : (position + 1) * self.per_step]]
+
+    def further(self, step: int) -> list[Problem]:
+        """All the problems that the step does not draw, in the order in which they may take others' places. What other steps draw
+        stays the same."""
+        drawn = {problem.id for problem in self.draw(step)}
+        return [self.problems[i] for i in self._permutation("further", step) if self.problems[i].id not in drawn]
+
+    def _permutation(self, *what: int | str) -> Any:
+        return np.random.Generator(np.random.Philox(derive_seed(self.seed, *what))).permutation(len(self.problems))

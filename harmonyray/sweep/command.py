@@ -15,6 +15,7 @@ import yaml
 
 from harmonyray import build
 from harmonyray.errors import ConfigError, first_line
+from harmonyray.mlflow_run import MlflowRun
 from harmonyray.run import tracking_place
 from harmonyray.rundir import flat, held, make_directory, new_directory, write_text
 from harmonyray.sweep.file import SweepFile, read_sweep
@@ -24,7 +25,7 @@ from harmonyray.sweep.scheduler import Scheduler
 from harmonyray.sweep.state import SweepState
 from harmonyray.sweep.tables import as_json, latex, markdown, table_csv
 from harmonyray.sweep.trials import Trial, check, unfold
-from harmonyray.tracking import RUN_DIR_TAG, MlflowRun
+from harmonyray.tracking import RUN_DIR_TAG
 
 SWEEP_COPY = "sweep.yaml"
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow nests runs
@@ -64,18 +65,23 @@ def run_sweep(request: SweepRequest, tell: Callable[[str], None]) -> dict[str, A
 def _run(
     sweep: SweepFile, trials: list[Trial], state: SweepState, room: Any, tell: Callable[[str], None], begun: float
 ) -> dict[str, Any]:
-    tracking = trials[0].config.tracking
-    uri, artifacts = tracking_place(trials[0].config, state.run_dir(trials[0]))
-    mlflow = MlflowRun(uri, artifacts, tracking.experiment, state.sweep_dir.name, state.mlflow_run_id)
+    place = tracking_place(trials[0].config, state.run_dir(trials[0]))
+    mlflow = MlflowRun(place, state.sweep_dir, state.sweep_dir.name, tell)
     status = "FAILED"
     try:
-        parent = state.mlflow_run_id = mlflow.run_id
+        state.mlflow_run_id = mlflow.run_id
         state.write()
+        mlflow.keep()
         mlflow.log_params({_mlflow_name(key): value for key, value in flat(sweep.model_dump()).items()})
         mlflow.log_tag(RUN_DIR_TAG, str(state.sweep_dir.resolve()))
 
         def adopt(trial: Trial, run_id: str) -> None:
-            if error := _set_tags(uri, run_id, {PARENT: parent, "sweep/cell": trial.cell.name}):
+            parent = mlflow.run_id
+            if parent is None:
+                error: str | None = "it was away when the trial began"
+            else:
+                error = _set_tags(place.uri, run_id, {PARENT: parent, "sweep/cell": trial.cell.name})
+            if error:
                 tell(f"{trial.id}: MLflow did not take that it belongs to this sweep: {error}")
 
         try:
@@ -87,6 +93,7 @@ def _run(
             raise
         finally:
             rows = collect(trials, state, sweep.measure, sweep.collapsed_below)
+            mlflow.go_back(-1)  # a sweep that was resumed compares anew
             mlflow.log_metrics(_metrics(rows), 0)
             for path in _write(sweep, rows, state):
                 mlflow.log_artifacts(path)
@@ -94,7 +101,7 @@ def _run(
         return _summary(rows, state, time.perf_counter() - begun)
     finally:
         for error in mlflow.finish(status):
-            tell(f"MLflow did not take everything of the sweep's own run: {error}")
+            tell(error)
 
 
 @contextmanager

@@ -195,11 +195,17 @@ def test_ctrl_c_while_the_run_is_starting_ends_it_at_once(start: Any, moment: st
     assert "Traceback" not in err, err
 
 
-def test_sigterm_ends_the_run_and_everything_it_started(start: Any) -> None:
+def test_sigterm_saves_a_checkpoint_and_ends_the_run_and_everything_it_started(start: Any, folder: Path) -> None:
     """What a batch system sends before it kills."""
-    run = start("terminated")
-    run.await_step(3)
+    run = start("terminated", "checkpoint.every=100")
+    run.await_step(1)
     os.kill(run.process.pid, signal.SIGTERM)
-    assert run.wait(30) != 0
+    assert run.wait(60) == 130
     assert wait_for(lambda: not run.processes(), 20), f"orphans: {run.processes()}"
-    assert (run.run_dir / "checkpoints" / "step-000002").is_dir()
+    done = len(run.rows())
+    assert 1 <= done < 6
+    assert [p.name for p in (run.run_dir / "checkpoints").iterdir()] == [f"step-{done:06d}"]
+    err = run.errors.read_text()
+    assert f"stopped; go on with the same command and --run-dir {run.run_dir} --resume" in err
+    assert "Traceback" not in err
+    assert mlflow_status(folder, "terminated") == "KILLED"

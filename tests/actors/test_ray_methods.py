@@ -69,9 +69,9 @@ def test_two_steps_on_actors(name: str, opened: Any) -> None:
         assert row["train/num_rows"] <= whole.get(name, 4 * 16)
         if name in whole:
             assert row["train/num_rows"] == whole[name]
-        # The figures that the rewards are made of are of the model that was trained, and in their range.
-        low, high = {"intuitor": (0.1, 100.0), "rent": (-7.0, 0.0)}.get(name, (0.0, 1.0))
-        assert all(low < row[f"reward/{view}/mean"] < high for view in ("solver", "reframer"))
+        # On few problems all answers may be right, or wrong.
+        low, high = {"intuitor": (0.1, 100.0), "rent": (-7.0, -1e-3)}.get(name, (0.0, 1.0))
+        assert all(low <= row[f"reward/{view}/mean"] <= high for view in ("solver", "reframer"))
 
 
 def test_a_method_that_asks_the_learner_trains_the_same_in_one_process(local_ray: None) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonyray.algos.advantages import Grpo
-from harmonyray.algos.batching import fill_batch, plan_batch, plan_metrics
+from harmonyray.algos.batching import fill_batch, plan_batch, plan_metrics, teaching
 from harmonyray.protocols import Ask
 from harmonyray.rollouts import keep
 from harmonyray.types import (
@@ -200,6 +200,21 @@ def test_groups_that_teach_nothing_are_counted() -> None:
     assert plan_metrics(plan_batch(problems, judged, grpo, [ask()] * 2)) == {"train/zero_variance_groups": 0.5}
     assert plan_metrics(plan_batch(problems, judged, AsIs(), [ask()] * 2)) == {"train/zero_variance_groups": 0.0}
     assert plan_metrics(None) == {}
+
+
+def test_groups_that_teach_nothing_are_left_out() -> None:
+    """Of problem p the second view goes, of q the first, of r both."""
+    rows = [([1], [2]), ([1], [4]), ([1], [5])]
+    problems = [rollouts(name, [rows, rows]) for name in "pqr"]
+    rewards = [[[1, 0, 0], [1, 1, 1]], [[0.1 + 0.2] * 3, [0, 1, 0]], [[0, 0, 0], [1, 1, 1]]]
+    judged = [judgement(name, own) for name, own in zip("pqr", rewards, strict=True)]
+    plan = plan_batch(problems, judged, Grpo(Grpo.Options()), [ask()] * 2)
+    assert plan is not None
+    kept = teaching(plan)
+    assert kept is not None
+    assert [(group.problem, group.part) for group in kept] == [(0, 0), (1, 1)]
+    assert teaching(plan[4:]) is None
+    assert teaching(None) is None
 
 
 @given(st.data(), st.sampled_from(["view", "problem"]))

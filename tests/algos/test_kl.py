@@ -74,3 +74,14 @@ def test_what_a_loss_term_of_each_does_on_average() -> None:
     assert mean_gradient("k1").tolist() == pytest.approx([0, 0, 0], abs=1e-12)
     # k3's: p - q, the gradient of the KL the other way round.
     assert mean_gradient("k3").tolist() == pytest.approx((P - Q).tolist())
+
+
+@pytest.mark.parametrize(("name", "exact"), [("k1", True), ("k2", False), ("k3", False)])
+def test_in_the_reward_k1_has_the_gradient_of_the_kl(name: str, exact: bool) -> None:
+    """The mean over the policy's samples of what the policy loss does with minus the estimate as advantage."""
+    logits = P.log().requires_grad_()
+    logp = torch.log_softmax(logits, -1)
+    (P * KL_ESTIMATES[name](logp.detach(), Q.log()) * logp).sum().backward()
+    wanted = P * ((P / Q).log() - KL)  # of the logits, by hand
+    assert logits.grad is not None
+    assert (logits.grad.tolist() == pytest.approx(wanted.tolist())) == exact

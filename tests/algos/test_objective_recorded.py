@@ -4,6 +4,7 @@ objective that learners use: values and gradients."""
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,51 @@ def test_importance_weights(cases: list[dict[str, Any]], key: str, scale: int, o
         want = torch.tensor(row["expected"][key])[mask]
         assert weight.numpy() == pytest.approx(want.numpy(), abs=1e-5), row["id"]
         assert scale == 1 or cut.tolist() == (want == 0).tolist()
+
+
+@pytest.mark.parametrize("name", ["k1", "k2", "k3", "abs"])
+def test_kl_in_the_reward(cases: list[dict[str, Any]], name: str) -> None:
+    """On recorded log-probs, rewards, estimates and clips: the clipped loss and its slope by a loop over tokens."""
+    coef = 0.3
+    for row in cases:
+        mask = torch.tensor(row["mask"], dtype=torch.bool)
+        settings = {"kl": name, "kl_coef": coef, "kl_in": "reward", "importance": {"type": "none"}}
+        loss = PpoClip(PpoClip.Options(clip_low=row["clip_low"], clip_high=row["clip_high"]))
+        objective = Objective(loss, ObjectiveSettings(ObjectiveOptions.model_validate(settings), (1.0,), mask.shape[1]))
+        x, advantages, rows = (
+            torch.tensor(row["new_logprob"], requires_grad=True),
+            row["expected"]["adv_grpo"],
+            mask.nonzero()[:, 0],
+        )
+        flat, old, reference = x[mask], torch.tensor(row["old_logprob"])[mask], torch.tensor(row["ref_logprob"])[mask]
+        tokens = Tokens(flat, torch.zeros_like(flat), old, torch.tensor(advantages)[rows], rows, reference)
+        got, seen = objective.per_token(tokens)
+        got.sum().backward()
+        assert x.grad is not None
+        wanted, slopes = [], torch.zeros_like(x)
+        for b, t in mask.nonzero().tolist():
+            to_come = sum(row["expected"][f"kl_{name}"][b][s] for s in range(t, mask.shape[1]) if mask[b, s])
+            advantage, ratio = advantages[b] - coef * to_come, math.exp(row["new_logprob"][b][t] - row["old_logprob"][b][t])
+            bounded = min(max(ratio, 1 - row["clip_low"]), 1 + row["clip_high"])
+            wanted.append(max(-ratio * advantage, -bounded * advantage))
+            slopes[b, t] = -ratio * advantage if -ratio * advantage >= -bounded * advantage else 0.0
+        assert got.tolist() == pytest.approx(wanted, abs=1e-4), row["id"]
+        assert x.grad.numpy() == pytest.approx(slopes.numpy(), abs=1e-4), row["id"]
+        kl = np.array(row["expected"][f"kl_{name}"])[mask.numpy()]
+        assert seen["kl"].numpy() == pytest.approx(kl, abs=1e-5), row["id"]
+
+
+def test_kl_in_the_reward_by_hand() -> None:
+    """Two responses of 2 and 1 tokens, advantages 1 and -1, KL coefficient 1/2, k1 of 1, 2 and -4; the ratio is 1, so that the
+    loss is minus the advantage: 1 - (1 + 2)/2, 1 - 2/2, -1 + 4/2."""
+    settings = ObjectiveOptions.model_validate({"kl": "k1", "kl_coef": 0.5, "kl_in": "reward"})
+    objective = Objective(PpoClip(PpoClip.Options()), ObjectiveSettings(settings, (1.0,), 8))
+    logprobs = torch.tensor([-1.0, -1.0, -5.0], requires_grad=True)
+    reference, rows = torch.tensor([-2.0, -3.0, -1.0]), torch.tensor([0, 0, 1])
+    tokens = Tokens(logprobs, torch.zeros(3), logprobs.detach(), torch.tensor([1.0, 1.0, -1.0]), rows, reference)
+    loss, seen = objective.per_token(tokens)
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([0.5, 0.0, -1.0])
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.5, 0.0, -1.0])  # nothing flows through the penalty
+    assert seen["kl"].tolist() == pytest.approx([1.0, 2.0, -4.0])

@@ -94,6 +94,18 @@ def test_greedy_and_sampled_logprobs_before_and_after_ten_updates(
     assert len({tuple(row) for row in seen}) == 11, "every update shows"
 
 
+def test_the_file_by_which_a_worker_meets_itself_is_gone(vllm_process: VllmProcess, engine: RemoteEngine) -> None:
+    """A process's first engine makes it, and would leave it behind when it is killed."""
+    code = """
+import pathlib, torch
+method = engine_0.engine.model_executor.driver_worker.worker.distributed_init_method
+result = method, pathlib.Path(method.removeprefix("file://")).exists(), torch.distributed.is_initialized()
+"""
+    method, exists, met = vllm_process.run(code)
+    assert method.startswith("file:///") and met
+    assert not exists
+
+
 def test_bfloat16_stays_near(vllm_process: VllmProcess, hf: HfEngine) -> None:
     """The tolerance for bfloat16: log-probs within 0.25 of the float32 model's, on what was sampled."""
     engine = vllm_process.engine("quickstart", "bfloat16")

@@ -31,6 +31,7 @@ OBJECTIVES = [
     {"aggregation": "seq-mean-token-sum-norm"},
     {"aggregation": "seq-mean-token-sum", "importance": {"type": "truncate", "level": "sequence", "high": 1.1}},
     {"importance": {"type": "mask", "low": 0.8, "high": 1.2}},
+    {"kl": "k1", "kl_coef": 0.2, "kl_in": "reward"},
     NO_WEIGHTS | {"entropy": {"top_share": 0.3}},
     EVERYTHING,
 ]
