@@ -191,7 +191,7 @@ def test_gold_of_another_problem_is_refused(tmp_path: Path, capsys: pytest.Captu
         (["in.jsonl", "--out", "out.jsonl", "-o", "kid=5"], "unknown option '-o kid': did you mean 'kind'"),
         (["in.jsonl", "--out", "out.jsonl", "-o", "kind=5"], "bad value for '-o kind'"),
         (["file", "--out", "out.jsonl"], "missing option '-o path'"),
-        (["hub", "--out", "out.jsonl", "-o", "dataset=in.jsonl", "-o", "split=no"], ": set -o split"),
+        (["hub", "--out", "out.jsonl", "-o", "dataset=in.jsonl", "-o", "split=nope"], ": set -o split"),
         (["in.jsonl", "--out", "out.jsonl", "-o", "level"], "not of the form key=value"),
         (["in.jsonl", "--out", "out.jsonl", "--limit", "0"], "bad value for '--limit'"),
         (["in.jsonl", "--out", "out.jsonl", "-o", "question_column=ask"], "no column 'ask'"),
