@@ -16,8 +16,12 @@ METRICS_AT_ONCE = 1000
 KEY = "harmonyray.run"  # the tag by which a run is found whose making was asked for and never answered
 REQUEST_S = 20
 
-# Whoever waits for a server here tries again later, so mlflow need not do so itself, for minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_S)}
+ENVIRONMENT = {  # set where the user has not
+    # Whoever waits for a server here tries again later, so mlflow need not do so itself, for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_S),
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for the run's own words
+}
 NOT_NOW = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 
@@ -58,7 +62,7 @@ class MlflowStore:
 
     def _connect(self, uri: str) -> Any:
         if self._remote:
-            for name, value in PATIENCE.items():
+            for name, value in ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
