@@ -22,7 +22,7 @@ from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.guard import Guard
 from harmonyray.guarding import Event, Watch
 from harmonyray.problems.holdout import split_holdout
-from harmonyray.protocols import Ask, Grader, StagedView, View, token_statistics
+from harmonyray.protocols import Ask, Grader, View, token_statistics
 from harmonyray.registry import resolve
 from harmonyray.scoring import scored
 from harmonyray.types import AnswerGroup, Collected, GoldAnswer, Problem, Sampling
@@ -158,21 +158,6 @@ def make_asks(config: Config, views: Sequence[View]) -> list[Ask]:
         cut = i > 0 and config.objective.first_view_mask
         asks.append(Ask(view, v.num_samples, sampling, v.model is None, cut, config.rollout.max_prompt_tokens))
     return asks
-
-
-def check_drafts(asks: Sequence[Ask]) -> None:
-    """Raises ConfigError for drafts that cannot be trained."""
-    for ask in asks:
-        if not ask.trained or not isinstance(ask.view, StagedView):
-            continue
-        where, each = f"'views.{ask.view.name}'", ask.view.samples_per_draft
-        if ask.num_first < 2:
-            raise ConfigError(
-                f"{where} asks for {ask.num_samples} samples, {each} of each draft: that is one draft a problem, which has no "
-                f"other to be compared with; set num_samples above {each}, or samples_per_draft lower"
-            )
-        if ask.draft_sampling.top_p < 1:
-            raise ConfigError(f"{where} samples its drafts with top_p below 1, which would bias their update: leave it at 1")
 
 
 def check_models(config: Config) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from harmonyray import build
 from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
+from harmonyray.compared import check_compared
 from harmonyray.config import Config
 from harmonyray.console import SUMMARY_TEXT, Reporter
 from harmonyray.errors import CheckpointError, CollapseError
@@ -56,7 +57,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     build.check_gold(config, problems, gold)
     build.check_best(config, problems, gold)
     build.check_models(config)
-    build.check_drafts(build.make_asks(config, build.make_views(config)))
+    check_compared(config, build.make_asks(config, build.make_views(config)))
     build.check_placement(config)
     with open_run(config, run_dir, resume) as start:
         if start.summary is not None:
