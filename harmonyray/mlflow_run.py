@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import threading
 from collections import Counter
@@ -71,9 +72,11 @@ class MlflowRun:
                 self.log_tag(f"{CHANGED}{key}", value)
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
-        """A step's metrics; a step that is run again after a resume has been logged, and is as it was."""
+        """A step's metrics; a step that is run again after a resume has been logged, and is as it was. In the record those that
+        are not finite are texts ("nan"), since JSON has no such numbers; MLflow has."""
         if step > self._outbox.facts.last_step:
-            values = {key: float(value) for key, value in row.items() if key != "step"}
+            numbers = {key: float(value) for key, value in row.items() if key != "step"}
+            values = {key: value if math.isfinite(value) else str(value) for key, value in numbers.items()}
             self._add({"kind": "metrics", "step": step, "values": values})
 
     def log_tag(self, key: str, value: str) -> None:

@@ -36,6 +36,9 @@ def test_one_update_that_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(seen) == 4
     assert [row["train/skipped_updates"] for row in rows(tmp_path / "run")] == [0, 1, 0, 0]
     assert [row["policy_version"] for row in rows(tmp_path / "run")] == [1, 1, 2, 3]
+    assert [row["train/grad_norm"] is None for row in rows(tmp_path / "run")] == [False, True, False, False]
+    texts = [(tmp_path / "run" / name).read_text() for name in ("metrics.jsonl", "mlflow.jsonl")]
+    assert not any(constant in text for constant in (" NaN", "Infinity") for text in texts)
 
 
 def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
