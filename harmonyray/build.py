@@ -259,7 +259,7 @@ def _learner_arguments(config: Config) -> dict[str, Any]:
     """Constructor arguments of a learner beside its loss, as plain data."""
     weights = tuple(config.objective.view_weights.get(name, 1.0) for name in config.views)
     objective = ObjectiveSettings(config.objective, weights, config.rollout.max_response_tokens)
-    return {**_model_arguments(config), "objective": objective, "steps": config.steps}
+    return {**_model_arguments(config), "objective": objective, "steps": config.steps, "seed": config.seed}
 
 
 def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any]:
