@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 @pytest.fixture
-def open_run(store: tuple[str, Path], open_run: Any, tmp_path: Path) -> Any:
+def open_run(store: tuple[str, Path], tmp_path: Path) -> Any:
     """Begins or takes up the run of that name, in a directory of its own."""
 
     def begin(name: str, experiment: str = "e", uri: str = "") -> MlflowRun:
