@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Watch
 from harmonyray.problems.schedule import ProblemSchedule
-from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
+from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Stateful, Tracker
 from harmonyray.types import AnswerGroup, Collected, GroupRows
 
 
@@ -50,3 +51,11 @@ class Parts:
 
     def saves(self, step: int) -> bool:
         return step == self.steps or step % self.checkpoint_every == 0
+
+
+def bookmark(method: Method) -> Callable[[], None]:
+    """What puts a method back to what it has learned until now, as often as it is called."""
+    if not isinstance(method, Stateful):
+        return lambda: None
+    stateful, state = method, copy.deepcopy(method.state_dict())
+    return lambda: stateful.load_state_dict(copy.deepcopy(state))

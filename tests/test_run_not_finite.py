@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_helpers import rows, small_run
+from run_helpers import assert_same_run, rows, small_run
 
 from harmonyray.algos.losses.ppo_clip import PpoClip
-from harmonyray.errors import NotFiniteError
+from harmonyray.errors import NotFiniteError, RolloutsLostError, RunError
+from harmonyray.inprocess import InProcessRuntime
+from harmonyray.ledger import read_ledger
 from harmonyray.types import Batch
 
 STEPS = ("steps=4", "checkpoint.every=4", "learner.max_skipped_updates=2")
@@ -57,3 +59,27 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert [row["policy_version"] for row in rows(run_dir)] == [1, 1]
     small_run(run_dir, *STEPS, resume=True)
     assert [row["policy_version"] for row in rows(run_dir)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [NotFiniteError, RolloutsLostError])
+def test_a_step_that_was_judged_and_not_learned_leaves_nothing_in_the_selector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[RunError]
+) -> None:
+    """Its votes were fitted, in a window of two steps; the run that goes on from the step before is an undisturbed one."""
+    options = ("steps=2", "checkpoint.every=9", "method.selector={type: reliability, window: 2}")
+
+    def fails(self: InProcessRuntime, plan: Any, step: int, update: Any = InProcessRuntime.update) -> Any:
+        if step == 2:
+            raise error("as if")
+        return update(self, plan, step)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(InProcessRuntime, "update", fails)
+        with pytest.raises(error, match="as if"):
+            small_run(tmp_path / "broken", *options)
+    assert [p.name for p in (tmp_path / "broken" / "checkpoints").iterdir()] == ["step-000001"]
+    small_run(tmp_path / "broken", *options, resume=True)
+    small_run(tmp_path / "whole", *options)
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+    broken_scores, scores = ([row.used.scores.tolist() for row in read_ledger(tmp_path / n)] for n in ("broken", "whole"))
+    assert broken_scores == scores
