@@ -15,7 +15,7 @@ from harmonyray.actors.placement import Seat
 from harmonyray.actors.pool import DEATHS, LOOK_S, ActorPool, why_dead
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.workers import LearnerWorker
-from harmonyray.errors import LearnerLostError, RankLostError, RunError, first_line
+from harmonyray.errors import LearnerLostError, RankLostError, first_line
 
 LOOK = "look at memory with `harmonyray doctor`"
 GRACE_S = 5.0  # after one rank's failure, for the others to say what they know
@@ -46,8 +46,8 @@ class LearnerGroup:
         self._wait_for(self._started, "start")
 
     def call(self, method: str, *args: Any) -> Any:
-        """What rank 0 returns, once all have done it. Raises what a rank's method raised, RunError when runtime.call_timeout_s
-        passes; LearnerLostError if one died or hung, and then all of them are ended."""
+        """What rank 0 returns, once all have done it. Raises what a rank's method raised; LearnerLostError if one died, or hung,
+        be it for runtime.call_timeout_s, and then all of them are ended."""
         return self.result(self.ask(method, *args))
 
     def ask(self, method: str, *args: Any) -> Asked:
@@ -100,9 +100,9 @@ class LearnerGroup:
         if failed:
             self._raise(failed, method, whole=not pending)
         if pending:
-            raise RunError(
-                f"the learner did not finish {method!r} within runtime.call_timeout_s = {limit:g} s; raise the limit or look at "
-                "its log"
+            raise self._end(
+                f"the learner did not finish {method!r} within runtime.call_timeout_s = {limit:g} s",
+                "raise the limit or look at its log",
             )
 
     def _raise(self, failed: Mapping[int, BaseException], method: str, whole: bool) -> None:
