@@ -110,12 +110,19 @@ class LearnerGroup:
         before. Unless all have come back, and with an error of their own, the group is ended."""
         rank = min(failed, key=lambda r: (not isinstance(failed[r], DEATHS), isinstance(failed[r], RankLostError), r))
         error, name = failed[rank], f"rank {rank} of the learner" if len(self.handles) > 1 else "the learner"
-        if isinstance(error, (*DEATHS, RankLostError)):
-            what = "lost the others" if isinstance(error, RankLostError) else "died"
-            raise self._end(f"{name} {what} during {method!r} ({first_line(error)})", why_dead(error, LOOK)) from error
+        if isinstance(error, RankLostError):
+            look = f"raise learner.collective_timeout_s{self._now()} if the ranks are only slow, or {LOOK}"
+            raise self._end(f"{name} lost the others during {method!r} ({first_line(error)})", look) from error
+        if isinstance(error, DEATHS):
+            raise self._end(f"{name} died during {method!r} ({first_line(error)})", why_dead(error, LOOK)) from error
         if not whole:
             self._end(f"{name} failed during {method!r} while others went on")
         raise error
+
+    def _now(self) -> str:
+        """How long a rank waits for the others, where the learner has the option."""
+        patience = getattr(self._about[0].options, "collective_timeout_s", None)
+        return "" if patience is None else f" (now {patience:g} s)"
 
     def _end(self, why: str, look: str = LOOK) -> LearnerLostError:
         """Ends all ranks; the error for whoever asks the group for anything from here on."""

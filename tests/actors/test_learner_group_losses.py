@@ -11,7 +11,7 @@ from harmonyray.actors import learner_group
 from harmonyray.actors.learner_group import LearnerGroup
 from harmonyray.actors.placement import Seat
 from harmonyray.actors.specs import PartSpec
-from harmonyray.errors import LearnerLostError
+from harmonyray.errors import LearnerLostError, RankLostError
 
 
 class Handle:
@@ -53,3 +53,17 @@ def test_a_call_that_takes_too_long_loses_the_learner(monkeypatch: pytest.Monkey
     assert fake.killed == group.handles
     with pytest.raises(LearnerLostError, match="did not finish 'update'"):  # and nobody is asked before it is started again
         group.ask("save")
+
+
+@pytest.mark.parametrize(("options", "now"), [(SimpleNamespace(collective_timeout_s=15.0), " (now 15 s)"), (None, "")])
+def test_a_rank_that_waited_in_vain_says_that_the_others_may_be_slow(
+    monkeypatch: pytest.MonkeyPatch, options: Any, now: str
+) -> None:
+    group = group_of_two(FakeRay(all_come_back=True), monkeypatch, options)
+    monkeypatch.setattr(learner_group, "failure", lambda ref: RankLostError("gloo: timed out"))
+    with pytest.raises(LearnerLostError) as caught:
+        group.call("update")
+    assert str(caught.value) == (
+        "rank 0 of the learner lost the others during 'update' (gloo: timed out); raise learner.collective_timeout_s"
+        f"{now} if the ranks are only slow, or look at memory with `harmonyray doctor`"
+    )
