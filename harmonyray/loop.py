@@ -106,7 +106,7 @@ def _update(p: Parts, plan: Sequence[GroupRows], step: int) -> tuple[UpdateRepor
     try:
         report = p.runtime.update(plan, step)
     except NotFiniteError as e:
-        raise NotFiniteError(f"{e}. Its batch is in '{p.keep_batch(plan, step)}': see docs/learner.md for what to look at") from e
+        raise NotFiniteError(f"{e}. {p.keep_batch(plan, step)}") from e
     return report, time.perf_counter() - begun
 
 
