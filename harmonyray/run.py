@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray import build
-from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
+from harmonyray.checkpoint import CheckpointStore, evaluation
 from harmonyray.compared import check_compared
 from harmonyray.config import Config
 from harmonyray.console import SUMMARY_TEXT, Reporter
@@ -100,7 +100,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
 def _train(
     config: Config, start: Start, problems: Sequence[Problem], gold: Gold, mlflow: MlflowRun, reporter: Reporter
 ) -> Outcome:
-    """Opens the runtime, runs the loop and saves the model."""
+    """Opens the runtime and runs the loop, to the saved model."""
     views = build.make_views(config)
     with build.open_runtime(config, views) as (runtime, grader):
         if start.checkpoint is not None:
@@ -167,8 +167,6 @@ def _train(
                 last = train_through(turned, start, runtime, tracker, reporter, stop_asked)
             except CollapseError as e:  # told to the end, with a summary of what there is
                 last, pause = int(tracker.last_row["step"]), e
-        if last == config.steps and pause is None:
-            replace_directory(start.run_dir / "model", runtime.save_model)
         return Outcome(last, before, watch.events, pause)
 
 

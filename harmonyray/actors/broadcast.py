@@ -57,8 +57,9 @@ class TorchSender:
         return self.group.send(weights, specs, bucket_bytes)
 
     def sent_checksum(self) -> int:
-        """The checksum of what was sent last, as long as the learner has not learned since."""
-        return checksum(self._sent)
+        """The checksum of what was sent last, as long as the learner has not learned since; lets go of it. Once a broadcast."""
+        sent, self._sent = self._sent, {}
+        return checksum(sent)
 
 
 def sender(spec: GroupSpec, store: WeightStore) -> TorchSender | VllmSender:

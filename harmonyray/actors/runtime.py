@@ -156,10 +156,12 @@ class RayRuntime:
         with self._changing:
             beside = [r for r in self.replicas if r.group.colocated and not r.dead]
             self._tell(beside, "sleep")
-            yield
-            if beside:
-                self._learn("free_cache")
-            self._tell(beside, "wake")
+            try:
+                yield
+                if beside:
+                    self._learn("free_cache")
+            finally:  # also for a learner that takes the place of one that was lost
+                self._tell(beside, "wake")
 
     def sync(self) -> dict[str, float]:
         """Replaces dead engines, and broadcasts the learner's weights until every engine has acknowledged them; those that

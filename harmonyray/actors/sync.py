@@ -42,7 +42,7 @@ class WeightSync:
         self._asked: dict[str, Any] = {}  # the latest call to each engine, by the replica's name
         self._group_of: dict[str, int] = {}  # the present groups' numbers in their order
         self._unverified: _Checksums | None = None
-        self._verifying = threading.Lock()
+        self._verifying = threading.RLock()
         self._changes_at_once: set[str] = set()  # the replicas whose transport loads while it receives
 
     def hung(self) -> set[str]:
@@ -60,7 +60,11 @@ class WeightSync:
         did not take what within sync.timeout_s, or did not load it within that time again; AlteredWeightsError if one
         acknowledges another policy version than what was sent, or for the broadcast before if its checksums differ.
         """
-        self.verify()
+        with self._verifying:  # who wants to know meanwhile hears of this broadcast, not of the one before
+            self.verify()
+            return self._send(replicas, policy_version)
+
+    def _send(self, replicas: Sequence[Replica], policy_version: int) -> int:
         engines = [r.handle for r in replicas]
         joined, self._joined, self._asked = self._joined, [], {}  # unless it ends well, the next one makes new groups
         if joined != engines:

@@ -153,7 +153,8 @@ class VllmSender:
 
     def sent_checksum(self) -> int:
         """See `TorchSender.sent_checksum`."""
-        return checksum(self._sent)
+        sent, self._sent = self._sent, {}
+        return checksum(sent)
 
     def _open(self, weights: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec], bucket_bytes: int) -> Any:
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory

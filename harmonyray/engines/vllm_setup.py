@@ -74,7 +74,8 @@ def start_engine(options: Any, model: str, dtype: str, max_tokens: int | None) -
 def _remove_meeting_file(engine: Any) -> None:
     """A single worker meets itself through a file of its own among the temporary files, once. It would outlive a process that is
     killed, as actors are."""
-    scheme, _, path = engine.model_executor.driver_worker.worker.distributed_init_method.partition("://")
+    worker = getattr(engine.model_executor, "driver_worker", None)  # None with an executor whose workers are processes
+    scheme, _, path = worker.worker.distributed_init_method.partition("://") if worker is not None else ("", "", "")
     if scheme == "file":
         Path(path).unlink(missing_ok=True)
 
