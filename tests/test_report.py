@@ -80,6 +80,7 @@ def test_texts_are_kept_whole_if_they_fit_and_say_when_they_are_cut(run: Path) -
     view, sample, cluster, answer, reward, tokens, cut_off, text, draft, _ = sorted(rows["0"])[8]
     assert (view, sample, cluster, answer, reward, tokens, cut_off) == (1, 0, 1, "5", 1.0, 12, False)
     assert (text, draft) == (["step 1, sample 0: \\boxed{5}", 0], ["draft 0", 0])
+    assert [row[4] for row in sorted(rows["0"])[6:9]] == [1.0, None, 1.0]  # one sample only voted
     assert rows["2"][0][7][1] == 300_000
     assert len(rows["2"][0][7][0]) < 21_000
 

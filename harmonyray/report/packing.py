@@ -212,7 +212,7 @@ def _text_pieces(
             held, size = {}, 0
         extra = None if rewritten is None or rewritten in response else _cut(rewritten, TEXT_CHARS)
         texts = (_cut(response, TEXT_CHARS), None if draft is None else _cut(draft, TEXT_CHARS), extra)
-        figures = (round(reward, 4) if np.isfinite(reward) else None, tokens, finish == "length")
+        figures = (None if reward is None or not np.isfinite(reward) else round(reward, 4), tokens, finish == "length")
         shown = None if answer is None else _cut(answer, ANSWER_CHARS)[0]
         held.setdefault(place, []).append((views.index(view), sample, cluster, shown, *figures, *texts))
         size += sum(len(text[0]) for text in texts if text is not None)
