@@ -120,13 +120,14 @@ def test_scales_and_ticks_by_hand() -> None:
 
 def test_an_accuracy_curve_begins_before_the_first_step(tmp_path: Path) -> None:
     name = "eval/solver/avg_at_k"
-    figures = {name: 0.9, f"{name}_low": 0.8, f"{name}_high": 1.0, "time/step_s": 2.0}
+    figures = {name: 0.9, f"{name}_low": 0.8, f"{name}_high": 1.0, "time/step_s": 2.0, "time/score_s": 1.0}
     run_dir = make_run(tmp_path / "run", metrics=[{}, figures])
     before = {name: 0.5, f"{name}_low": 0.4, f"{name}_high": 0.6}
     events = [{"step": 2, "onset": 1, "signs": {"sharpening": "entropy 0.1"}, "action": "warn"}]
     (run_dir / "summary.json").write_text(json.dumps({"eval_before": before, "guard": events}))
     chart = run_charts(read_run(run_dir))[0]
     assert chart.series == (Series("solver", ((0, 0.5), (2, 0.9)), band=((0, 0.4, 0.6), (2, 0.8, 1.0))),)
+    assert [series.name for series in run_charts(read_run(run_dir))[-1].series] == ["score"]  # the one phase that took time
     page = page_of(run_dir)
     assert "step 2: collapse guard: sharpening: entropy 0.1; since step 1" in page
     assert "No sign of collapse" not in page
