@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from harmonyray.report.charts import Chart, Series, run_charts
 from harmonyray.report.comparing import name_runs
 from harmonyray.report.packing import pack_run, spread
 from harmonyray.report.page import FOLDER
-from harmonyray.report.reading import read_run
+from harmonyray.report.reading import RunRecord, read_run
 from harmonyray.report.reporting import describe_report, run_report
 from harmonyray.report.svg import hover_data, scale_of, tick_step, ticks
 
@@ -230,6 +231,24 @@ def test_runs_are_told_apart_by_what_differs(tmp_path: Path) -> None:
         names.append(read_run(tmp_path / str(i)))
     assert name_runs(names) == ["num_samples=16, lr=0.1", "num_samples=16, lr=0.2", "num_samples=8, lr=0.0003"]
     assert name_runs(names[:1]) == ["quickstart"]
+
+
+def test_runs_of_one_type_among_others_are_told_apart_too() -> None:
+    def run(method: Mapping[str, Any], seed: int = 0, **views: Any) -> RunRecord:
+        config = {"name": "mine", "seed": seed, "views": views or {"solver": {"n": 8}}, "method": method}
+        return RunRecord(Path(), config, "", [], {}, {}, {}, None)
+
+    ours = {"type": "ours", "selector": {"type": "harmonic", "smoothing": 0}}
+    smooth = {"type": "ours", "selector": {"type": "harmonic", "smoothing": 1}}
+    both = {"solver": {"n": 8}, "reframer": {"n": 8}}
+    runs = [run(ours), run(smooth), run({"type": "theirs"}), run(smooth, seed=1), run(ours, **both)]
+    assert name_runs(runs) == [
+        "views=solver, method=ours, smoothing=0",
+        "views=solver, method=ours, smoothing=1",
+        "views=solver, method=theirs",
+        "views=solver, method=ours, smoothing=1",
+        "views=solver+reframer, method=ours",
+    ]
 
 
 @pytest.mark.parametrize(

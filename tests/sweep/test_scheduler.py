@@ -63,7 +63,7 @@ def test_a_trial_that_is_just_starting_is_stopped_too(tmp_path: Path, monkeypatc
 
     def asked_meanwhile(*args: Any, **keys: Any) -> Any:
         processes.append(real(SLEEPER, stdout=subprocess.PIPE))
-        assert processes[0].stdout.readline() == b"up\n"
+        assert processes[0].stdout is not None and processes[0].stdout.readline() == b"up\n"
         signal.raise_signal(signal.SIGINT)
         return processes[0]
 
