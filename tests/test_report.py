@@ -19,11 +19,13 @@ from harmonyray.errors import ReportError
 from harmonyray.report import packing
 from harmonyray.report.charts import Chart, Series, run_charts
 from harmonyray.report.comparing import name_runs
+from harmonyray.report.finding import find_place
 from harmonyray.report.packing import pack_run, spread
 from harmonyray.report.page import FOLDER
 from harmonyray.report.reading import RunRecord, read_run
 from harmonyray.report.reporting import describe_report, run_report
 from harmonyray.report.svg import hover_data, scale_of, tick_step, ticks
+from harmonyray.tracking import RUN_DIR_TAG
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +271,20 @@ def test_what_is_no_run_is_one_message(
     assert main(["report", str(make(tmp_path))]) == 2
     err = capsys.readouterr().err
     assert re.search(wanted, err) and len(err.splitlines()) == 1
+
+
+def test_a_sweeps_parent_run_is_found_in_the_store_of_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    sweep_dir = tmp_path / "runs" / "sweep-mine"
+    sweep_dir.mkdir(parents=True)
+    client = MlflowClient(f"sqlite:///{sweep_dir / 'mlflow.db'}")
+    run = client.create_run("0", tags={RUN_DIR_TAG: str(sweep_dir)})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert find_place(run.info.run_id) == sweep_dir
+    with pytest.raises(ReportError, match=r"runs/sweep-mine/mlflow.db' gives no run .*: set MLFLOW_TRACKING_URI"):
+        find_place("0" * 32)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
