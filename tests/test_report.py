@@ -301,6 +301,21 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         run_report(str(run_dir))
 
 
+def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path: Path) -> None:
+    for name, damaged in (("a", None), ("b", "rollouts"), ("c", "ledger")):
+        run_dir = make_run(tmp_path / name)
+        if damaged:
+            path = run_dir / damaged / "step-000001.parquet"
+            path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        ReportError, match=r"rollouts/step-000001.parquet' cannot be read as recorded rollouts .*is the file whole"
+    ):
+        run_report(str(tmp_path / "b"))
+    page = page_of(tmp_path)
+    assert "cannot be read as recorded rollouts" in page and "cannot be read as a ledger" in page
+    assert re.findall(r'<a href="([^"]+report.html)">', page) == ["a/report.html"]
+
+
 @pytest.mark.slow
 def test_a_real_run_by_its_directory_and_by_its_mlflow_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a run goes on after it was reported."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonyray.errors import ReportError, brief
 from harmonyray.ledger import FOLDER, LedgerRow, Verdict, read_ledger
 from harmonyray.types import IntArray
 
@@ -77,7 +78,8 @@ class Explorer:
 
 
 def pack_run(run_dir: Path) -> Explorer | None:
-    """The explorer's data of a run; None for one without a ledger. Raises ProblemError for a ledger that cannot be read."""
+    """The explorer's data of a run; None for one without a ledger. Raises ProblemError for a ledger that cannot be read, and
+    ReportError for such rollouts."""
     if not any((run_dir / FOLDER).glob("step-*.parquet")):
         return None
     pieces, places = Pieces(), dict[str, int]()
@@ -151,10 +153,14 @@ def _questions(run_dir: Path, wanted: Mapping[str, int]) -> dict[str, str]:
 
 
 def _columns(path: Path, names: list[str]) -> list[list[Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path, columns=names)
-    return [table.column(name).to_pylist() for name in names]
+    try:
+        table = pq.read_table(path, columns=names)
+        return [table.column(name).to_pylist() for name in names]
+    except (OSError, KeyError, pa.ArrowException) as e:
+        raise ReportError(f"'{path}' cannot be read as recorded rollouts ({brief(e)}): is the file whole?") from e
 
 
 def spread(steps: Sequence[int]) -> list[int]:
