@@ -145,14 +145,17 @@ def test_signs_of_a_run_that_did_not_end_well(tmp_path: Path) -> None:
     assert "length: fired" not in page
 
 
-def test_a_page_says_whether_gold_was_used_for_training(tmp_path: Path) -> None:
+def test_a_page_says_whether_gold_was_used_for_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Trained without gold answers" in page_of(make_run(tmp_path / "a"))
     gold = page_of(make_run(tmp_path / "b", config="quickstart-ground_truth"))
     assert "Gold answers were used for training" in gold and "Trained without gold answers" not in gold
     unknown = make_run(tmp_path / "c")
-    text = (unknown / "config.yaml").read_text().replace("type: self_harmony", "type: nowhere.to_be:Found")
+    (tmp_path / "never_imported.py").write_text("raise AssertionError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (unknown / "config.yaml").read_text().replace("type: self_harmony", "type: never_imported:Method")
     (unknown / "config.yaml").write_text(text)
     assert "Whether gold answers were used is not known here" in page_of(unknown)
+    assert page_of(tmp_path).count("gold: not known") == 1
 
 
 def test_the_page_is_one_file_that_asks_nobody_and_holds_no_markup_of_others(tmp_path: Path) -> None:

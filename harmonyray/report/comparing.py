@@ -15,7 +15,7 @@ ABSENT = "-"
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run among others: figures in [0, 1], None for what it has not. `link` leads to its own report."""
+    """A run among others: figures in [0, 1], None for what it has not, or what is not known. `link` leads to its own report."""
 
     name: str
     link: str
@@ -28,7 +28,7 @@ class RunLine:
     labels_right: float | None
     coverage: float | None
     guard: str
-    uses_gold: bool
+    uses_gold: bool | None
 
 
 def name_runs(runs: Sequence[RunRecord]) -> list[str]:
@@ -85,7 +85,7 @@ def run_line(run: RunRecord, name: str, link: str, label: str) -> RunLine:
         labels_right=mean_of(run.rows[-LAST_STEPS:], "consensus/label_accuracy"),
         coverage=mean_of(run.rows[-LAST_STEPS:], "consensus/coverage"),
         guard=", ".join(fired_signs(run)),
-        uses_gold=bool(run.uses_gold),
+        uses_gold=run.uses_gold,
     )
 
 
