@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from report_helpers import GOLD, SHOWN, make_run
 from run_helpers import small_run
@@ -69,6 +70,17 @@ def test_disagreement_between_selectors_by_hand(run: Path) -> None:
     assert table.counts[place("harmonic"), place("majority")] == table.counts[place("majority"), place("harmonic")] == 4
     assert table.counts[place("harmonic"), place("harmonic")] == 0
     assert table.counts[place("harmonic"), place("self")] == 4  # p and r, where the views differ
+
+
+def test_what_was_right_can_be_asked_for_where_the_ledger_says_it(tmp_path: Path) -> None:
+    """Whatever the metrics have."""
+    button = 'data-a="harmonic:right"'
+    marked, unmarked = make_run(tmp_path / "marked"), make_run(tmp_path / "unmarked")
+    metrics = (marked / "metrics.jsonl").read_text().replace("consensus/upper_bound", "consensus/other")
+    (marked / "metrics.jsonl").write_text(metrics)
+    for path in (unmarked / "ledger").iterdir():
+        pq.write_table(pq.read_table(path).drop_columns(["gold", "right"]), path)  # as an earlier version wrote it
+    assert button in page_of(marked) and button not in page_of(unmarked)
 
 
 def test_texts_are_kept_whole_if_they_fit_and_say_when_they_are_cut(run: Path) -> None:
@@ -239,14 +251,14 @@ def test_runs_are_told_apart_by_what_differs(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_type_among_others_are_told_apart_too() -> None:
-    def run(method: Mapping[str, Any], seed: int = 0, **views: Any) -> RunRecord:
+    def run(method: Mapping[str, Any], seed: int = 0, views: Mapping[str, Any] | None = None) -> RunRecord:
         config = {"name": "mine", "seed": seed, "views": views or {"solver": {"n": 8}}, "method": method}
         return RunRecord(Path(), config, "", [], {}, {}, {}, None)
 
     ours = {"type": "ours", "selector": {"type": "harmonic", "smoothing": 0}}
     smooth = {"type": "ours", "selector": {"type": "harmonic", "smoothing": 1}}
     both = {"solver": {"n": 8}, "reframer": {"n": 8}}
-    runs = [run(ours), run(smooth), run({"type": "theirs"}), run(smooth, seed=1), run(ours, **both)]
+    runs = [run(ours), run(smooth), run({"type": "theirs"}), run(smooth, seed=1), run(ours, views=both)]
     assert name_runs(runs) == [
         "views=solver, method=ours, smoothing=0",
         "views=solver, method=ours, smoothing=1",

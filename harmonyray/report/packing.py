@@ -69,12 +69,13 @@ class Disagreement:
 
 @dataclass
 class Explorer:
-    """The packed pieces, how many problems and steps they hold, and the selectors' disagreement."""
+    """The packed pieces, how many problems and steps they hold, the selectors' disagreement, and whether it has gold answers."""
 
     pieces: Pieces
     num_problems: int
     num_steps: int
     disagreement: Disagreement
+    has_gold: bool
 
 
 def pack_run(run_dir: Path) -> Explorer | None:
@@ -87,6 +88,7 @@ def pack_run(run_dir: Path) -> Explorer | None:
     steps: list[int] = []
     views: tuple[str, ...] = ()
     table: Disagreement | None = None
+    has_gold = False
     for step, group in groupby(rows, key=lambda row: row.step):
         held = list(group)
         if table is None:
@@ -94,6 +96,7 @@ def pack_run(run_dir: Path) -> Explorer | None:
             table = Disagreement(names, np.zeros((len(names), len(names)), dtype=np.int64))
         for row in held:
             table.add(row)
+            has_gold |= row.mark is not None
         steps.append(step)
         pieces.add(f"votes-{step}", _votes(held, places))
     assert table is not None
@@ -101,7 +104,7 @@ def pack_run(run_dir: Path) -> Explorer | None:
     texts = _add_texts(run_dir, steps, places, views, pieces)
     about = {"views": views, "selectors": [USED, *table.names], "steps": steps, "ids": list(places), "texts": texts}
     pieces.add("index", {**about, "questions": [_cut(questions.get(key, ""), QUESTION_CHARS)[0] for key in places]})
-    return Explorer(pieces, len(places), len(steps), table)
+    return Explorer(pieces, len(places), len(steps), table, has_gold)
 
 
 def _votes(rows: Sequence[LedgerRow], places: dict[str, int]) -> dict[str, Any]:
