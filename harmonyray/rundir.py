@@ -174,6 +174,17 @@ def held(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(run_dir: Path) -> bool:
+    """Whether a process has the directory to itself; never, where there is none."""
+    try:
+        with held(run_dir):
+            return False
+    except ConfigError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
 def make_directory(path: Path) -> None:
     """Raises ConfigError where there can be none."""
     try:
