@@ -179,7 +179,7 @@ LAYERS = [
         "report",
         "sweep",
     },
-    {"cli", "cli_track", "__main__"},
+    {"cli", "cli_offline", "cli_track", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
