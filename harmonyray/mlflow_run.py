@@ -30,6 +30,7 @@ class MlflowRun:
         """Begins the run in the background, or takes up the one that the directory has records of."""
         self.uri, self._tell, self._command = place.uri, tell, sync_command(directory)
         self._outbox = Outbox(directory, place, name)
+        self._before: Mapping[int, Mapping[str, float]] = {}  # by step: what an earlier process logged and this one does again
         if not self._outbox.is_new:
             self._outbox.append({"kind": "status", "status": "RUNNING"})
         self._changed = threading.Condition()  # guards what follows
@@ -71,17 +72,26 @@ class MlflowRun:
                 self.log_tag(f"{CHANGED}{key}", value)
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
-        """A step's metrics; a step that is run again after a resume has been logged, and is as it was."""
+        """A step's metrics. A step that has been logged is left as it is, unless the run went back; of one that is run again
+        after a resume, what came out otherwise is logged."""
         if step > self._outbox.facts.last_step:
+            before = self._before.get(step, {})
             values = {key: float(value) for key, value in row.items() if key != "step"}
-            self._add({"kind": "metrics", "step": step, "values": values})
+            changed = {key: value for key, value in values.items() if str(before.get(key)) != str(value)}  # as text NaN is NaN
+            self._add({"kind": "metrics", "step": step, "values": changed})
 
     def log_tag(self, key: str, value: str) -> None:
         self._add({"kind": "tag", "key": key, "value": value})
 
     def go_back(self, step: int) -> None:
         """The steps after `step` are run again, and their points logged beside the first ones."""
+        self._before = {}
         self._add({"kind": "back", "step": step})
+
+    def resume_after(self, step: int) -> None:
+        """The same after a resume, where most come out as they were: those points are not logged a second time."""
+        self.go_back(step)
+        self._before = self._outbox.points_after(step)
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
         """A file, or a directory's files, as artifacts. They are read when they are sent."""

@@ -157,6 +157,14 @@ class Outbox:
             self.refused[self._sent] = why
             self._pass_over()
 
+    def points_after(self, step: int) -> dict[int, dict[str, float]]:
+        """By step, what the directory's records say last of each metric after `step`."""
+        out: dict[int, dict[str, float]] = {}
+        for record in read_lines(self.directory / RECORDS):
+            if record["kind"] == "metrics" and record["step"] > step:
+                out.setdefault(record["step"], {}).update(record["values"])
+        return out
+
     def refused_records(self) -> list[tuple[int, Record]]:
         records = read_lines(self.directory / RECORDS)
         return [(number, records[number]) for number in sorted(self.refused)]

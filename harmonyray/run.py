@@ -69,6 +69,8 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell)
         status = "FAILED"
         try:
+            if resume:
+                mlflow.resume_after(start.first_step - 1)
             mlflow.log_params(flat(config.to_container()))
             mlflow.log_tag("uses_gold", str(build.uses_gold(config)).lower())
             outcome = _train(config, start, problems, gold, mlflow, reporter)

@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 @pytest.fixture
-def open_run(store: tuple[str, Path], open_run: Any, tmp_path: Path) -> Any:
+def open_run(store: tuple[str, Path], tmp_path: Path) -> Any:
     """Begins or takes up the run of that name, in a directory of its own."""
 
     def begin(name: str, experiment: str = "e", uri: str = "") -> MlflowRun:
@@ -102,6 +102,29 @@ def test_steps_run_again_after_going_back_are_logged_beside_the_first(store: tup
     assert again.finish("FINISHED") == []
     points = [(m.step, m.value) for m in MlflowClient(store[0]).get_metric_history(run.run_id, "x")]
     assert sorted(points) == [(1, 1.0), (2, 2.0), (2, 20.0), (3, 3.0), (3, 30.0)]
+
+
+def test_a_resumed_run_logs_of_the_steps_that_it_does_again_what_came_out_otherwise(
+    store: tuple[str, Path], open_run: Any
+) -> None:
+    nan = float("nan")
+    run = open_run("resumed")
+    run.keep()
+    for step in (1, 2, 3):
+        run.log_metrics({"x": float(step), "y": nan}, step)
+    assert run.finish("FAILED") == []
+    again = open_run("resumed")
+    again.resume_after(1)
+    again.log_metrics({"x": 2.0, "y": nan}, 2)  # bit for bit as it was
+    again.log_metrics({"x": 30.0, "y": nan}, 3)
+    again.log_metrics({"x": 4.0, "y": nan}, 4)
+    again.go_back(2)  # the guard's: all that follows is logged
+    again.log_metrics({"x": 3.0, "y": nan}, 3)
+    assert again.finish("FINISHED") == []
+    client = MlflowClient(store[0])
+    points = [(m.step, m.value) for m in client.get_metric_history(run.run_id, "x")]
+    assert sorted(points) == [(1, 1.0), (2, 2.0), (3, 3.0), (3, 3.0), (3, 30.0), (4, 4.0)]
+    assert sorted(m.step for m in client.get_metric_history(run.run_id, "y")) == [1, 2, 3, 3, 4]
 
 
 def test_a_run_that_the_store_does_not_have_is_made_anew_with_everything(open_run: Any, tmp_path: Path) -> None:
