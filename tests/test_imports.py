@@ -190,7 +190,7 @@ ONLY = {
     "deepspeed": {"learners"},
     "peft": {"learners"},
     "transformers": {"engines", "learners"},
-    "mlflow": {"mlflow_store", "doctor", "report", "sweep"},
+    "mlflow": {"mlflow_store", "doctor", "report"},
     "datasets": {"problems"},
     "math_verify": {"answers"},
     "sympy": {"answers"},

@@ -1,0 +1,48 @@
+"""What a trial's MLflow run says of its sweep, with the server there and away; and that the trial's own process says it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from run_helpers import small_run
+
+from harmonyray.config import load_config
+from harmonyray.mlflow_run import MlflowRun
+from harmonyray.outbox import Place
+from harmonyray.sweep.command import Membership
+from harmonyray.sweep.trials import Cell, Trial
+from harmonyray.tracking import TAGS_VARIABLE
+
+NOBODY = "http://127.0.0.1:9"  # a port on which nothing listens
+
+
+def a_trial() -> Trial:
+    return Trial("ours-seed0", Cell("ours", "lr=1", ()), 0, load_config("quickstart"))
+
+
+def test_a_trial_stands_under_the_sweep_that_mlflow_knows(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path.as_uri(), "e")
+    mlflow = MlflowRun(place, tmp_path, "mine", pytest.fail)
+    tags = Membership(mlflow, "mine", pytest.fail).tags(a_trial())
+    assert tags == {"mlflow.parentRunId": mlflow.run_id, "sweep/name": "mine", "sweep/cell": "ours, lr=1"}
+    assert mlflow.finish("FINISHED") == []
+
+
+def test_a_sweep_without_an_id_is_told_once_and_named(tmp_path: Path) -> None:
+    mlflow, told = MlflowRun(Place(NOBODY, None, "e"), tmp_path, "mine", lambda words: None), list[str]()
+    membership = Membership(mlflow, "mine", told.append)
+    assert [membership.tags(a_trial()) for _ in range(2)] == [{"sweep/name": "mine", "sweep/cell": "ours, lr=1"}] * 2
+    (words,) = told
+    assert "find them by their tag: tags.`sweep/name` = 'mine'" in words
+    mlflow.finish("FAILED")
+
+
+def test_a_run_logs_the_tags_that_it_was_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = {"mlflow.parentRunId": "abc", "sweep/cell": "ours"}
+    monkeypatch.setenv(TAGS_VARIABLE, json.dumps(tags))
+    summary = small_run(tmp_path / "run", "steps=1", "eval.every=0")
+    run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(summary["mlflow_run_id"])
+    assert tags.items() <= run.data.tags.items()
