@@ -82,6 +82,8 @@ def _run(
             tell(f"stopped; go on with --resume --sweep-dir {state.sweep_dir}")
             raise
         finally:
+            state.mlflow_run_id = mlflow.run_id  # the server may have been away when the sweep began
+            state.write()
             rows = collect(trials, state, sweep.measure, sweep.collapsed_below)
             mlflow.go_back(-1)  # a sweep that was resumed compares anew
             mlflow.log_metrics(_metrics(rows), 0)

@@ -12,7 +12,9 @@ from run_helpers import small_run
 from harmonyray.config import load_config
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.outbox import Place
+from harmonyray.sweep import command
 from harmonyray.sweep.command import Membership
+from harmonyray.sweep.scheduler import Scheduler
 from harmonyray.sweep.trials import Cell, Trial
 from harmonyray.tracking import TAGS_VARIABLE
 
@@ -38,6 +40,32 @@ def test_a_sweep_without_an_id_is_told_once_and_named(tmp_path: Path) -> None:
     (words,) = told
     assert "find them by their tag: tags.`sweep/name` = 'mine'" in words
     mlflow.finish("FAILED")
+
+
+def test_the_summary_knows_the_run_of_a_server_that_came_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has an answer from the second question on, and a scheduler whose trials fail at once."""
+
+    class Late(MlflowRun):
+        questions = 0
+
+        @property
+        def run_id(self) -> str | None:
+            self.questions += 1
+            return None if self.questions == 1 else super().run_id
+
+    class Failing(Scheduler):
+        def run(self) -> None:
+            for trial in self.state.trials.values():
+                trial.status = "failed"
+
+    monkeypatch.setattr(command, "MlflowRun", Late)
+    monkeypatch.setattr(command, "Scheduler", Failing)
+    (tmp_path / "mine.yaml").write_text("name: mine\nbase: quickstart\nseeds: [0]\noverrides: [runtime.type=in_process]\n")
+    request = command.SweepRequest(str(tmp_path / "mine.yaml"), sweep_dir=tmp_path / "sweep")
+    summary = command.run_sweep(request, lambda words: None)
+    run = MlflowClient(f"sqlite:///{tmp_path / 'sweep' / 'mlflow.db'}").get_run(summary["mlflow_run_id"])
+    assert run.info.run_name == "sweep"
+    assert json.loads((tmp_path / "sweep" / "trials.json").read_text())["mlflow_run_id"] == summary["mlflow_run_id"]
 
 
 def test_a_run_logs_the_tags_that_it_was_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
