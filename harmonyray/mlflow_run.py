@@ -26,12 +26,13 @@ class MlflowRun:
     slow the server. Of one that is away the user is told once, through `tell`; it is tried again every 30 s, and at the end.
     """
 
-    def __init__(self, place: Place, directory: Path, name: str, tell: Callable[[str], None]) -> None:
-        """Begins the run in the background, or takes up the one that the directory has records of."""
+    def __init__(self, place: Place, directory: Path, name: str, tell: Callable[[str], None], run_id: str | None = None) -> None:
+        """Begins the run in the background, or takes up the one that the directory has records of, or, without records, the
+        store's `run_id`."""
         self.uri, self._tell, self._command = place.uri, tell, sync_command(directory)
-        self._outbox = Outbox(directory, place, name)
+        self._outbox = Outbox(directory, place, name, run_id)
         self._before: Mapping[int, Mapping[str, float]] = {}  # by step: what an earlier process logged and this one does again
-        if not self._outbox.is_new:
+        if not self._outbox.is_new or run_id is not None:
             self._outbox.append({"kind": "status", "status": "RUNNING"})
         self._changed = threading.Condition()  # guards what follows
         self._opened = self._asked = self._closing = self._away = self._told = False

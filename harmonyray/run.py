@@ -67,7 +67,8 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         reporter.refused(start.refused, start.first_step - 1)
         if in_rays_copy(start.run_dir):
             reporter.will_be_gone(start.run_dir)
-        mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell)
+        known_id = start.state.get("mlflow_run_id")
+        mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell, known_id)
         status = "FAILED"
         try:
             if resume:
