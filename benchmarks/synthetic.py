@@ -66,7 +66,7 @@ class SyntheticLearner:
     class Options(PluginOptions):
         pass
 
-    def __init__(self, options: Options, loss: Any, objective: Any, model: str, dtype: str, steps: int) -> None:
+    def __init__(self, options: Options, loss: Any, objective: Any, model: str, dtype: str, steps: int, seed: int) -> None:
         self.policy_version = 0
 
     def update(self, batch: Batch, step: int) -> UpdateReport:

@@ -22,7 +22,7 @@ from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.guard import Guard
 from harmonyray.guarding import Event, Watch
 from harmonyray.problems.holdout import split_holdout
-from harmonyray.protocols import Ask, Grader, StagedView, View, token_statistics
+from harmonyray.protocols import Ask, Grader, View, token_statistics
 from harmonyray.registry import resolve
 from harmonyray.scoring import scored
 from harmonyray.types import AnswerGroup, Collected, GoldAnswer, Problem, Sampling
@@ -160,21 +160,6 @@ def make_asks(config: Config, views: Sequence[View]) -> list[Ask]:
     return asks
 
 
-def check_drafts(asks: Sequence[Ask]) -> None:
-    """Raises ConfigError for drafts that cannot be trained."""
-    for ask in asks:
-        if not ask.trained or not isinstance(ask.view, StagedView):
-            continue
-        where, each = f"'views.{ask.view.name}'", ask.view.samples_per_draft
-        if ask.num_first < 2:
-            raise ConfigError(
-                f"{where} asks for {ask.num_samples} samples, {each} of each draft: that is one draft a problem, which has no "
-                f"other to be compared with; set num_samples above {each}, or samples_per_draft lower"
-            )
-        if ask.draft_sampling.top_p < 1:
-            raise ConfigError(f"{where} samples its drafts with top_p below 1, which would bias their update: leave it at 1")
-
-
 def check_models(config: Config) -> None:
     """Raises ModelError for a model directory that is none, the trained one or a view's own, before anything is started."""
     own = [view.model for view in config.views.values() if view.model is not None]
@@ -274,7 +259,7 @@ def _learner_arguments(config: Config) -> dict[str, Any]:
     """Constructor arguments of a learner beside its loss, as plain data."""
     weights = tuple(config.objective.view_weights.get(name, 1.0) for name in config.views)
     objective = ObjectiveSettings(config.objective, weights, config.rollout.max_response_tokens)
-    return {**_model_arguments(config), "objective": objective, "steps": config.steps}
+    return {**_model_arguments(config), "objective": objective, "steps": config.steps, "seed": config.seed}
 
 
 def _engine_arguments(config: Config, model: str | None = None) -> dict[str, Any]:

@@ -38,14 +38,28 @@ def check_together(c: Config) -> None:
         weighs(c.method.options, tuple(c.views))
     if c.runtime.type == "in_process" and any(c.placement.for_group(g).replicas > 1 for g in groups):
         raise ConfigError("'runtime.type' is in_process, which has one engine per view: set placement replicas to 1, or use ray")
-    if c.runtime.type == "in_process" and num_ranks(c.learner) > 1:
-        raise ConfigError(
-            f"'learner.num_ranks' is {num_ranks(c.learner)}, and 'runtime.type' in_process has one process for everything: set "
-            "learner.num_ranks=1 or runtime.type=ray"
-        )
+    _check_ranks(c)
     check = getattr(resolve("methods", c.method.type), "check", None)
     if check is not None:  # a method of the user's own need not derive from MethodBase
         check(c.method.options, {name: view.num_samples for name, view in c.views.items()})
+
+
+def _check_ranks(c: Config) -> None:
+    """Several ranks are several processes, and one that hangs is found by the others before the call to all of them is."""
+    ranks = num_ranks(c.learner)
+    if ranks == 1:
+        return
+    if c.runtime.type == "in_process":
+        raise ConfigError(
+            f"'learner.num_ranks' is {ranks}, and 'runtime.type' in_process has one process for everything: set "
+            "learner.num_ranks=1 or runtime.type=ray"
+        )
+    patience, limit = getattr(c.learner.options, "collective_timeout_s", 0.0), c.runtime.call_timeout_s
+    if patience >= limit:
+        raise ConfigError(
+            f"'learner.collective_timeout_s' is {patience:g}, and 'runtime.call_timeout_s' {limit:g}: the ranks have to notice "
+            "one that hangs before the whole call is given up: lower the first or raise the second"
+        )
 
 
 def _check_statistics(c: Config) -> None:

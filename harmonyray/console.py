@@ -22,7 +22,7 @@ LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False} 
 SHOWN_IDS = 5
 LINE_S = 10.0  # least time between two lines of progress in a file
 SUMMARY_TEXT = "summary.txt"
-PHASES = ("generate", "score", "grade", "learn", "sync", "eval")
+PHASES = ("generate", "score", "grade", "learn", "sync", "eval")  # of a step, by the names of time/{phase}_s
 
 
 class Reporter:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# prctl(2) with PR_SET_PDEATHSIG, which outlives the exec. A parent that is gone by then sends nothing any more.
+_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGINT)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("whoever started this has ended")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ends_with_us(command: Sequence[str]) -> list[str]:
+    """A command, its program as a whole path, that gets SIGINT when the thread that starts it ends, however that comes about.
+    Unchanged where the system has nothing of the kind (it is Linux that has).
+
+    The child asks for that itself, in an interpreter before its own program: code between fork and exec (`preexec_fn`) can hang
+    in a process with threads.
+    """
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-c", _WITH_PARENT, str(os.getpid()), *command]
 
 
 @contextmanager

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One object as a line; JSON has no numbers that are not finite: they are null."""
+    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def append_text(path: Path, text: str) -> None:

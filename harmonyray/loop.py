@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from harmonyray.collect import collect
 from harmonyray.errors import LearnerLostError, NotFiniteError, RolloutsLostError, RunError
 from harmonyray.guarding import TurnBack
 from harmonyray.ledger import take_ledger
-from harmonyray.parts import Parts
+from harmonyray.parts import Parts, bookmark
 from harmonyray.resampling import fill, planned
 from harmonyray.step_metrics import Clock, collected_metrics, step_metrics
 from harmonyray.types import Collected, GroupRows, UpdateReport
@@ -26,6 +26,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
     """
     saved = first_step - 1
     finished: int | None = saved  # None while the learner may be at neither of two steps
+    put_back = bookmark(p.method)  # to what it was after the step that was finished last
     beside = ThreadPoolExecutor(2, thread_name_prefix="step")  # for the next rollouts, and for learning
     coming: Future[Collected] | None = None
     try:
@@ -73,7 +74,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
             row = {"step": step, **row}
             row |= p.guard.look(row)
             p.tracker.log_step(step, row | clock.seconds, got, judgements, ledger)
-            finished, stopping = step, step < p.steps and stop_asked()
+            finished, put_back, stopping = step, bookmark(p.method), step < p.steps and stop_asked()
             p.guard.act(failure)
             if p.saves(step) or stopping or p.is_best(row):
                 p.save(step)
@@ -84,9 +85,10 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 return step
         return p.steps
     except (TurnBack, LearnerLostError):
-        _wait(coming)  # nobody samples any more when the weights are changed
+        wait([] if coming is None else [coming])  # nobody samples any more when the weights are changed
         raise
     except RunError as e:
+        put_back()
         _save_the_last(p, saved, step - 1 if isinstance(e, (RolloutsLostError, NotFiniteError)) else finished, e)
         raise
     finally:
@@ -98,19 +100,13 @@ def collect_step(p: Parts, step: int, version: int | None) -> Collected:
     return collect(p.runtime, p.grader, p.asks, p.schedule.draw(step), version, (p.seed, "train", step))
 
 
-def _wait(coming: Future[Collected] | None) -> None:
-    """Until what is under way has ended, well or not."""
-    if coming is not None:
-        coming.exception()
-
-
 def _update(p: Parts, plan: Sequence[GroupRows], step: int) -> tuple[UpdateReport, float]:
     """The report, and the seconds it took. A batch whose gradients are not finite once too often is kept."""
     begun = time.perf_counter()
     try:
         report = p.runtime.update(plan, step)
     except NotFiniteError as e:
-        raise NotFiniteError(f"{e}. Its batch is in '{p.keep_batch(plan, step)}': see docs/learner.md for what to look at") from e
+        raise NotFiniteError(f"{e}. {p.keep_batch(plan, step)}") from e
     return report, time.perf_counter() - begun
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import threading
 from collections import Counter
@@ -31,7 +32,9 @@ class MlflowRun:
         store's `run_id`."""
         self.uri, self._tell, self._command = place.uri, tell, sync_command(directory)
         self._outbox = Outbox(directory, place, name, run_id)
-        self._before: Mapping[int, Mapping[str, float]] = {}  # by step: what an earlier process logged and this one does again
+        self._before: Mapping[
+            int, Mapping[str, float | str]
+        ] = {}  # by step: what an earlier process logged and this one does again
         if not self._outbox.is_new or run_id is not None:
             self._outbox.append({"kind": "status", "status": "RUNNING"})
         self._changed = threading.Condition()  # guards what follows
@@ -74,11 +77,13 @@ class MlflowRun:
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """A step's metrics. A step that has been logged is left as it is, unless the run went back; of one that is run again
-        after a resume, what came out otherwise is logged."""
+        after a resume, what came out otherwise is logged. In the record numbers that are not finite are texts ("nan"), since
+        JSON has no such numbers; MLflow has."""
         if step > self._outbox.facts.last_step:
+            numbers = {key: float(value) for key, value in row.items() if key != "step"}
+            values = {key: value if math.isfinite(value) else str(value) for key, value in numbers.items()}
             before = self._before.get(step, {})
-            values = {key: float(value) for key, value in row.items() if key != "step"}
-            changed = {key: value for key, value in values.items() if str(before.get(key)) != str(value)}  # as text NaN is NaN
+            changed = {key: value for key, value in values.items() if before.get(key) != value}
             self._add({"kind": "metrics", "step": step, "values": changed})
 
     def log_tag(self, key: str, value: str) -> None:

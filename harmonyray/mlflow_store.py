@@ -106,7 +106,7 @@ class MlflowStore:
     def _send_metrics(self, record: Record, run_id: str | None) -> None:
         from mlflow.entities import Metric
 
-        batch = [Metric(key, value, record["time_ms"], record["step"]) for key, value in record["values"].items()]
+        batch = [Metric(key, float(value), record["time_ms"], record["step"]) for key, value in record["values"].items()]
         for i in range(0, len(batch), METRICS_AT_ONCE):
             self._client.log_batch(run_id, metrics=batch[i : i + METRICS_AT_ONCE])
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import ConfigError, brief
-from harmonyray.lines import append_text, cut_to_whole_lines, read_lines, write_text
+from harmonyray.lines import append_text, cut_to_whole_lines, json_line, read_lines, write_text
 
 RECORDS, SENT = "mlflow.jsonl", "mlflow-sent.json"
 CHANGED = "resumed."  # before the name of a parameter that a resume has changed, in a tag: MLflow's parameters are for good
@@ -158,9 +158,9 @@ class Outbox:
             self.refused[self._sent] = why
             self._pass_over()
 
-    def points_after(self, step: int) -> dict[int, dict[str, float]]:
+    def points_after(self, step: int) -> dict[int, dict[str, float | str]]:
         """By step, what the directory's records say last of each metric after `step`."""
-        out: dict[int, dict[str, float]] = {}
+        out: dict[int, dict[str, float | str]] = {}
         for record in read_lines(self.directory / RECORDS):
             if record["kind"] == "metrics" and record["step"] > step:
                 out.setdefault(record["step"], {}).update(record["values"])
@@ -200,7 +200,7 @@ class Outbox:
         if self.broken:
             return
         try:
-            append_text(self.directory / RECORDS, "".join(json.dumps(record) + "\n" for record in records))
+            append_text(self.directory / RECORDS, "".join(map(json_line, records)))
         except OSError as e:
             self.broken = brief(e)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from harmonyray.evaluate import Evaluator
 from harmonyray.guarding import Watch
 from harmonyray.problems.schedule import ProblemSchedule
-from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Tracker
+from harmonyray.protocols import Advantage, Ask, Grader, Method, Runtime, Stateful, Tracker
 from harmonyray.types import AnswerGroup, Collected, GroupRows
 
 
@@ -19,8 +19,8 @@ class Parts:
     method asks the learner for; `audit` looks at its views before the method judges, and returns metrics. With `lag` 1 a step's
     rollouts are sampled while the step before it is learned from; `syncs_in_flight`: whether weights may be broadcast meanwhile.
     Of fewer than `min_complete_share` of a step's problems nothing is learned. `keep_batch` writes the batch of a step's plan to
-    a file for inspection. `is_best`: whether a step with these metrics is to be saved although no checkpoint is due.
-    `dynamic_sampling`: how often a step may draw further problems (`resampling.py`)."""
+    a file for inspection, and says where it is or why not. `is_best`: whether a step with these metrics is to be saved although
+    no checkpoint is due. `dynamic_sampling`: how often a step may draw further problems (`resampling.py`)."""
 
     schedule: ProblemSchedule
     asks: Sequence[Ask]
@@ -33,7 +33,7 @@ class Parts:
     tracker: Tracker
     guard: Watch
     save: Callable[[int], None]
-    keep_batch: Callable[[Sequence[GroupRows], int], Path]
+    keep_batch: Callable[[Sequence[GroupRows], int], str]
     seed: int
     steps: int
     eval_every: int
@@ -50,3 +50,11 @@ class Parts:
 
     def saves(self, step: int) -> bool:
         return step == self.steps or step % self.checkpoint_every == 0
+
+
+def bookmark(method: Method) -> Callable[[], None]:
+    """What puts a method back to what it has learned until now, as often as it is called."""
+    if not isinstance(method, Stateful):
+        return lambda: None
+    stateful, state = method, copy.deepcopy(method.state_dict())
+    return lambda: stateful.load_state_dict(copy.deepcopy(state))

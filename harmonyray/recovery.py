@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harmonyray.checkpoint import STATE_FILE
+from harmonyray.checkpoint import STATE_FILE, replace_directory
 from harmonyray.console import Reporter
 from harmonyray.errors import LearnerLostError
 from harmonyray.guarding import TurnBack
@@ -21,29 +21,36 @@ from harmonyray.tracking import RunTracker
 def train_through(
     p: Parts, start: Start, runtime: Any, tracker: RunTracker, reporter: Reporter, stop_asked: Callable[[], bool]
 ) -> int:
-    """The loop, again from a checkpoint each time that the guard says to go back or the learner is lost; the last step
-    finished. Raises RunError once the run's restarts are used up."""
+    """The loop, again from a checkpoint each time that the guard says to go back or the learner is lost, and the model saved
+    after the last step; the last step finished. A learner that is lost on the way back starts again and goes there. Raises
+    RunError once the run's restarts are used up."""
     first_step, lost = start.first_step, False
+    back: TurnBack | None = None
     parts = {"method": p.method, "guard": p.guard}
     beginning = copy.deepcopy({name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)})
     while True:
         try:
             if lost:
-                step = _start_learner_again(p, start, runtime, tracker, beginning)
+                runtime.restart_learner()
+                step = _to_the_newest(p, start, runtime, tracker, beginning) if back is None else back.step
                 reporter.started_again(step)
                 first_step, lost = step + 1, False
-            return train(p, first_step, stop_asked)
-        except TurnBack as back:
-            _go_back(back, p, start, runtime, tracker)
-            first_step = back.step + 1
+            if back is not None:
+                _go_back(back, p, start, runtime, tracker)
+                first_step, back = back.step + 1, None
+            last = train(p, first_step, stop_asked)
+            if last == p.steps:
+                replace_directory(start.run_dir / "model", runtime.save_model)
+            return last
+        except TurnBack as turn:
+            back = turn
         except LearnerLostError as e:
             reporter.learner_lost(str(e))
             lost = True
 
 
-def _start_learner_again(p: Parts, start: Start, runtime: Any, tracker: RunTracker, beginning: Mapping[str, Any]) -> int:
-    """A new learner with everything else at the newest checkpoint, whose step is returned, or at the `beginning`."""
-    runtime.restart_learner()
+def _to_the_newest(p: Parts, start: Start, runtime: Any, tracker: RunTracker, beginning: Mapping[str, Any]) -> int:
+    """Brings a new learner and everything else to the newest checkpoint, whose step is returned, or to the `beginning`."""
     found, refused = start.store.newest()
     start.store.set_aside(refused)
     if found is not None:
@@ -60,7 +67,8 @@ def _start_learner_again(p: Parts, start: Start, runtime: Any, tracker: RunTrack
 
 def _go_back(back: TurnBack, p: Parts, start: Start, runtime: Any, tracker: RunTracker) -> None:
     """Brings learner, engines, method and records to where the checkpoint was made. It is saved again, with the lower learning
-    rate and what the guard did, so that a resumed run does not go astray another time. Until it is loaded nothing is given up."""
+    rate and what the guard did, so that a resumed run does not go astray another time. Until it is loaded nothing is given up;
+    where the learner is lost meanwhile it is done again."""
     path = start.store.path(back.step)
     runtime.load(path)
     runtime.scale_rate(back.lr_scale)

@@ -8,8 +8,7 @@ from typing import Any
 
 from harmonyray.algos.batching import plan_batch, plan_metrics, teaching
 from harmonyray.collect import collect
-from harmonyray.parts import Parts
-from harmonyray.protocols import Stateful
+from harmonyray.parts import Parts, bookmark
 from harmonyray.step_metrics import Clock
 from harmonyray.types import Collected, GroupRows, Judgement
 
@@ -58,12 +57,10 @@ def _scored(p: Parts, got: Collected, clock: Clock) -> Collected:
 
 def _num_teaching(p: Parts, step: int, got: Collected) -> int:
     """How many of these problems would be learned from. The method forgets that it was asked."""
-    before = p.method.state_dict() if isinstance(p.method, Stateful) else None
+    put_back = bookmark(p.method)
     p.audit(got.groups)  # it sets what the views count
     plan = teaching(plan_batch(got.rollouts, p.method.judge(got.groups, step), p.advantage, p.asks))
-    if before is not None:
-        assert isinstance(p.method, Stateful)
-        p.method.load_state_dict(before)
+    put_back()
     return _num_problems(plan)
 
 

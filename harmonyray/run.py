@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray import build
-from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
+from harmonyray.checkpoint import CheckpointStore, evaluation
+from harmonyray.compared import check_compared
 from harmonyray.config import Config
 from harmonyray.console import SUMMARY_TEXT, Reporter
 from harmonyray.errors import CheckpointError, CollapseError
@@ -57,7 +58,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     build.check_gold(config, problems, gold)
     build.check_best(config, problems, gold)
     build.check_models(config)
-    build.check_drafts(build.make_asks(config, build.make_views(config)))
+    check_compared(config, build.make_asks(config, build.make_views(config)))
     build.check_placement(config)
     with open_run(config, run_dir, resume) as start:
         if start.summary is not None:
@@ -107,7 +108,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
 def _train(
     config: Config, start: Start, problems: Sequence[Problem], gold: Gold, mlflow: MlflowRun, reporter: Reporter
 ) -> Outcome:
-    """Opens the runtime, runs the loop and saves the model."""
+    """Opens the runtime and runs the loop, to the saved model."""
     views = build.make_views(config)
     with build.open_runtime(config, views) as (runtime, grader):
         if start.checkpoint is not None:
@@ -174,8 +175,6 @@ def _train(
                 last = train_through(turned, start, runtime, tracker, reporter, stop_asked)
             except CollapseError as e:  # told to the end, with a summary of what there is
                 last, pause = int(tracker.last_row["step"]), e
-        if last == config.steps and pause is None:
-            replace_directory(start.run_dir / "model", runtime.save_model)
         return Outcome(last, before, watch.events, pause)
 
 

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from harmonyray.algos.batching import fill_batch
 from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
-from harmonyray.errors import ConfigError
+from harmonyray.errors import ConfigError, RolloutsLostError, brief
 from harmonyray.guard import START_STEPS
 from harmonyray.lines import write_text
 from harmonyray.tracking import rewind
@@ -107,13 +107,20 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def keep_batch(run_dir: Path, plan: Sequence[GroupRows], step: int) -> Path:
+def keep_batch(run_dir: Path, plan: Sequence[GroupRows], step: int) -> str:
     """Writes the batch that a step would have learned from, for inspection: the arrays of `types.Batch` by name, as `np.load`
-    reads them."""
-    batch = fill_batch(plan)
+    reads them. Returns a sentence that says where it is, or why it is not there: it goes with the error that it explains."""
     path = run_dir / f"not-finite-step-{step:06d}.npz"
-    np.savez_compressed(path, **{field.name: getattr(batch, field.name) for field in fields(batch)})
-    return path
+    temporary = path.with_name(f".{path.name}")
+    try:
+        batch = fill_batch(plan)
+        np.savez_compressed(temporary, **{field.name: getattr(batch, field.name) for field in fields(batch)})
+        temporary.replace(path)
+    except (OSError, RolloutsLostError) as e:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return f"Its batch could not be kept ({brief(e)})"
+    return f"Its batch is in '{path}': see docs/learner.md for what to look at"
 
 
 def _take_up(config: Config, run_dir: Path) -> Start:
@@ -165,6 +172,17 @@ def held(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process has the directory to itself; never, where there is none."""
+    try:
+        with held(run_dir):
+            return False
+    except ConfigError:
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def make_directory(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 
 from harmonyray.errors import RolloutsLostError, brief
 from harmonyray.ledger import FOLDER, StepLedger, write_ledger
-from harmonyray.lines import append_text, read_lines
+from harmonyray.lines import append_text, json_line, read_lines
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.types import Collected, FailedAttempt, Judgement, Kept, ProblemRollouts, T
 
@@ -67,8 +66,7 @@ class RunTracker:
     def log_failed(self, step: int, failed: Sequence[FailedAttempt]) -> None:
         """A line in `failed.jsonl` for each."""
         if failed:
-            lines = (json.dumps({"step": step, **asdict(attempt)}) + "\n" for attempt in failed)
-            append_text(self.run_dir / FAILED, "".join(lines))
+            append_text(self.run_dir / FAILED, "".join(json_line({"step": step, **asdict(attempt)}) for attempt in failed))
 
     def flush(self) -> None:
         """Waits until the last step is recorded. Raises OSError where it cannot be."""
@@ -98,13 +96,14 @@ class RunTracker:
         if ledger is not None:
             write_ledger(self.run_dir / FOLDER / name, self.views, ledger)
         self.log_failed(step, collected.failed)
-        append_text(self.run_dir / METRICS, json.dumps(row) + "\n")
+        append_text(self.run_dir / METRICS, json_line(row))
         self.mlflow.log_metrics(row, step)
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`; a last line that a crash cut short is left out."""
-    return read_lines(run_dir / METRICS)
+    """The rows of a run's `metrics.jsonl`, nan for null; a last line that a crash cut short is left out."""
+    rows = read_lines(run_dir / METRICS)
+    return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
 
 
 def rewind(run_dir: Path, step: int) -> None:
@@ -113,7 +112,7 @@ def rewind(run_dir: Path, step: int) -> None:
         path, temporary = run_dir / name, run_dir / f".{name}"
         rows = [row for row in read_lines(path) if row["step"] <= step]
         if rows or path.exists():
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            temporary.write_text("".join(map(json_line, rows)))
             temporary.replace(path)
     for folder in ("rollouts", FOLDER):
         for path in (run_dir / folder).glob("step-*.parquet"):

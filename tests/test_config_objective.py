@@ -34,9 +34,10 @@ def test_the_docs_show_the_defaults() -> None:
     assert yaml.safe_load(block) == {key: got[key] for key in ("advantage", "loss", "objective")}
 
 
-def test_a_learner_gets_the_weights_in_the_views_order() -> None:
-    c = load_config("quickstart", ["objective.view_weights.reframer=0.5", "rollout.max_response_tokens=17"])
+def test_a_learner_gets_the_weights_in_the_views_order_and_the_seed() -> None:
+    c = load_config("quickstart", ["objective.view_weights.reframer=0.5", "rollout.max_response_tokens=17", "seed=7"])
     settings = _learner_arguments(c)["objective"]
+    assert _learner_arguments(c)["seed"] == 7
     assert settings.view_weights == (1.0, 0.5)
     assert settings.max_response_tokens == 17
     assert settings.options == c.objective

@@ -22,6 +22,10 @@ from harmonyray.cli import main
             ["learner.type=deepspeed", "learner.num_ranks=2", "runtime.type=in_process"],
             "'learner.num_ranks' is 2, and 'runtime.type'",
         ),
+        (
+            ["learner.type=deepspeed", "learner.num_ranks=2", "runtime.call_timeout_s=600"],
+            "'learner.collective_timeout_s' is 600, and 'runtime.call_timeout_s' 600",
+        ),
     ],
 )
 def test_what_cannot_be_run(overrides: list[str], message: str, capsys: Any) -> None:

@@ -191,7 +191,6 @@ def test_gold_of_another_problem_is_refused(tmp_path: Path, capsys: pytest.Captu
         (["in.jsonl", "--out", "out.jsonl", "-o", "kid=5"], "unknown option '-o kid': did you mean 'kind'"),
         (["in.jsonl", "--out", "out.jsonl", "-o", "kind=5"], "bad value for '-o kind'"),
         (["file", "--out", "out.jsonl"], "missing option '-o path'"),
-        (["hub", "--out", "out.jsonl", "-o", "dataset=in.jsonl", "-o", "split=nope"], ": set -o split"),
         (["in.jsonl", "--out", "out.jsonl", "-o", "level"], "not of the form key=value"),
         (["in.jsonl", "--out", "out.jsonl", "--limit", "0"], "bad value for '--limit'"),
         (["in.jsonl", "--out", "out.jsonl", "-o", "question_column=ask"], "no column 'ask'"),
@@ -253,3 +252,16 @@ def test_answers_that_look_misread_are_noted(
     assert main(["data", "prepare", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), *options]) == 0
     out = capsys.readouterr().out
     assert (note in out) if note else ("note:" not in out)
+
+
+def test_what_is_missing_is_named_as_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "two" / f"{split}.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    assert main(["data", "prepare", "hub", "--out", "out.jsonl", "-o", "dataset=two"]) == 2
+    said = capsys.readouterr().err
+    assert "two has the splits" in said
+    assert "set -o split" in said

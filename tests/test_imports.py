@@ -34,6 +34,7 @@ PURE_MODULES = (
     "types",
     "errors",
     "registry",
+    "compared",
     "config",
     "config_checks",
     "config_files",
@@ -135,7 +136,7 @@ LAYERS = [
     {"types", "errors", "seeding", "protocols", "lines", "interrupts"},
     {"registry", "overrides"},
     {"config", "config_checks", "config_files", "config_objective", "config_sections"},
-    {"answers", "views", "selectors", "algos", "problems", "rollouts", "measures"},
+    {"answers", "views", "selectors", "algos", "problems", "rollouts", "measures", "compared"},
     {"engines", "learners"},
     {
         "loop",

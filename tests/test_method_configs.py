@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from run_helpers import rows, samples, small_run
 
 from harmonyray import build, config_checks, config_files
 from harmonyray.actors.placement import seats
+from harmonyray.compared import check_compared
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError, RunError
 from harmonyray.registry import BUILT_IN
@@ -109,6 +111,28 @@ def test_every_command_of_the_docs_is_a_run(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("quickstart", overrides)
+
+
+STAGED = "views.reframer={type: staged_reframer, num_samples: 8, samples_per_draft: 4}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.num_trained=1"], r"num_trained' is 1: .* set it to 2 or more"),
+        (["method.num_trained=1", "views.reframer=null", "advantage.group=problem"], r"num_trained' is 1: "),
+        ([STAGED, "method.num_trained=4"], r"is 4, and 'views.reframer' has 4 samples of each draft: .* set num_trained to 5"),
+        (["method.num_trained=1", "advantage.group=problem"], None),
+        ([STAGED, "method.num_trained=5"], None),
+        ([STAGED, "views.reframer.model=other", "method.num_trained=4"], None),
+    ],
+)
+def test_all_that_is_trained_is_compared_with_something(overrides: list[str], message: str | None) -> None:
+    """Of 8 samples of two drafts the first 4 are all of the first draft, and only a fifth gives the second one a reward."""
+    config = load_config("quickstart", ["method.type=majority_vote", *overrides])
+    asks = build.make_asks(config, build.make_views(config))
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        check_compared(config, asks)
 
 
 def test_a_learner_that_cannot_score(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,8 @@ def test_a_crash_between_taking_and_counting_does_no_harm(open_run: Any, store: 
     assert (after.info.start_time, after.info.end_time) == (before.info.start_time, before.info.end_time)
     assert (after.info.status, after.data.tags, after.data.params) == ("FINISHED", before.data.tags, {"a": "1"})
     assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "x")] == [(1, 1.0)]
-    assert len(client.get_metric_history(run.run_id, "y")) == 1
+    assert [str(m.value) for m in client.get_metric_history(run.run_id, "y")] == ["nan"]
+    assert '"values": {"x": 1.0, "y": "nan"}' in (tmp_path / "twice" / RECORDS).read_text(), "as bare NaN it were no JSON"
     assert (tmp_path / "twice" / RECORDS).read_text().endswith("}\n")
 
 

@@ -1,4 +1,4 @@
-"""What a report holds: its data by hand, its charts, what it says of gold and guard, several runs, and what it refuses."""
+"""What a report holds: its data by hand, its charts, what it says of gold and guard."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from report_helpers import GOLD, SHOWN, make_run
 from run_helpers import small_run
 
-from harmonyray.cli import main
 from harmonyray.errors import ReportError
 from harmonyray.report import packing
 from harmonyray.report.charts import Chart, Series, run_charts
-from harmonyray.report.comparing import name_runs
 from harmonyray.report.packing import pack_run, spread
 from harmonyray.report.page import FOLDER
 from harmonyray.report.reading import read_run
@@ -68,6 +67,17 @@ def test_disagreement_between_selectors_by_hand(run: Path) -> None:
     assert table.counts[place("harmonic"), place("self")] == 4  # p and r, where the views differ
 
 
+def test_what_was_right_can_be_asked_for_where_the_ledger_says_it(tmp_path: Path) -> None:
+    """Whatever the metrics have."""
+    button = 'data-a="harmonic:right"'
+    marked, unmarked = make_run(tmp_path / "marked"), make_run(tmp_path / "unmarked")
+    metrics = (marked / "metrics.jsonl").read_text().replace("consensus/upper_bound", "consensus/other")
+    (marked / "metrics.jsonl").write_text(metrics)
+    for path in (unmarked / "ledger").iterdir():
+        pq.write_table(pq.read_table(path).drop_columns(["gold", "right"]), path)  # as an earlier version wrote it
+    assert button in page_of(marked) and button not in page_of(unmarked)
+
+
 def test_texts_are_kept_whole_if_they_fit_and_say_when_they_are_cut(run: Path) -> None:
     packed = pack_run(run)
     assert packed is not None
@@ -80,6 +90,7 @@ def test_texts_are_kept_whole_if_they_fit_and_say_when_they_are_cut(run: Path) -
     view, sample, cluster, answer, reward, tokens, cut_off, text, draft, _ = sorted(rows["0"])[8]
     assert (view, sample, cluster, answer, reward, tokens, cut_off) == (1, 0, 1, "5", 1.0, 12, False)
     assert (text, draft) == (["step 1, sample 0: \\boxed{5}", 0], ["draft 0", 0])
+    assert [row[4] for row in sorted(rows["0"])[6:9]] == [1.0, None, 1.0]  # one sample only voted
     assert rows["2"][0][7][1] == 300_000
     assert len(rows["2"][0][7][0]) < 21_000
 
@@ -119,13 +130,14 @@ def test_scales_and_ticks_by_hand() -> None:
 
 def test_an_accuracy_curve_begins_before_the_first_step(tmp_path: Path) -> None:
     name = "eval/solver/avg_at_k"
-    figures = {name: 0.9, f"{name}_low": 0.8, f"{name}_high": 1.0, "time/step_s": 2.0}
+    figures = {name: 0.9, f"{name}_low": 0.8, f"{name}_high": 1.0, "time/step_s": 2.0, "time/score_s": 1.0}
     run_dir = make_run(tmp_path / "run", metrics=[{}, figures])
     before = {name: 0.5, f"{name}_low": 0.4, f"{name}_high": 0.6}
     events = [{"step": 2, "onset": 1, "signs": {"sharpening": "entropy 0.1"}, "action": "warn"}]
     (run_dir / "summary.json").write_text(json.dumps({"eval_before": before, "guard": events}))
     chart = run_charts(read_run(run_dir))[0]
     assert chart.series == (Series("solver", ((0, 0.5), (2, 0.9)), band=((0, 0.4, 0.6), (2, 0.8, 1.0))),)
+    assert [series.name for series in run_charts(read_run(run_dir))[-1].series] == ["score"]  # the one phase that took time
     page = page_of(run_dir)
     assert "step 2: collapse guard: sharpening: entropy 0.1; since step 1" in page
     assert "No sign of collapse" not in page
@@ -140,14 +152,17 @@ def test_signs_of_a_run_that_did_not_end_well(tmp_path: Path) -> None:
     assert "length: fired" not in page
 
 
-def test_a_page_says_whether_gold_was_used_for_training(tmp_path: Path) -> None:
+def test_a_page_says_whether_gold_was_used_for_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Trained without gold answers" in page_of(make_run(tmp_path / "a"))
     gold = page_of(make_run(tmp_path / "b", config="quickstart-ground_truth"))
     assert "Gold answers were used for training" in gold and "Trained without gold answers" not in gold
     unknown = make_run(tmp_path / "c")
-    text = (unknown / "config.yaml").read_text().replace("type: self_harmony", "type: nowhere.to_be:Found")
+    (tmp_path / "never_imported.py").write_text("raise AssertionError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (unknown / "config.yaml").read_text().replace("type: self_harmony", "type: never_imported:Method")
     (unknown / "config.yaml").write_text(text)
     assert "Whether gold answers were used is not known here" in page_of(unknown)
+    assert page_of(tmp_path).count("gold: not known") == 1
 
 
 def test_the_page_is_one_file_that_asks_nobody_and_holds_no_markup_of_others(tmp_path: Path) -> None:
@@ -186,82 +201,6 @@ def test_text_has_the_contrast_that_people_need(block: int) -> None:
         for line in range(8):
             assert contrast(f"c{line}", ground) >= 3, line
     assert contrast("warn", "warn-paper") >= 4.5 and contrast("ink", "warn-paper") >= 4.5
-
-
-def test_several_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    accuracy = [{}, {"eval/solver/avg_at_k": 0.75}]
-    for seed in (0, 1):
-        make_run(tmp_path / "trials" / f"self-{seed}", f"seed={seed}", metrics=accuracy)
-        make_run(tmp_path / "trials" / f"gold-{seed}", f"seed={seed}", config="quickstart-ground_truth")
-    (tmp_path / "trials" / "unborn").mkdir()
-    (tmp_path / "trials" / "unborn" / "config.yaml").write_text((tmp_path / "trials" / "self-0" / "config.yaml").read_text())
-    (tmp_path / "trials" / "unborn" / "metrics.jsonl").touch()
-    copy = tmp_path / "mlartifacts" / "1"
-    make_run(copy)  # what MLflow keeps of a run is no further run
-    assert main(["report", str(tmp_path), "--json"]) == 0
-    summary = json.loads(capsys.readouterr().out)
-    assert summary["num_runs"] == 5
-    page = Path(summary["report"]).read_text()
-    assert Path(summary["report"]).parent == tmp_path
-    rows = re.findall(r'<a href="([^"]+)">([^<]+)</a></th><td class="text">([^<]+)', page)
-    assert [(link, label.strip()) for link, _, label in rows] == [
-        (f"trials/{name}/report.html", f"method={method}")
-        for name, method in (
-            ("gold-0", "ground_truth"),
-            ("gold-1", "ground_truth"),
-            ("self-0", "self_harmony"),
-            ("self-1", "self_harmony"),
-        )
-    ]
-    assert page.count("gold used") == 2
-    assert "has not finished a step yet" in page
-    assert all((tmp_path / link).is_file() for link, _, _ in rows)
-    assert not (copy / "report.html").exists()
-    assert {Path(path).name for path in summary["pictures"]} == {"accuracy.png", "coverage.png"}
-    assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in summary["pictures"])
-
-
-def test_runs_are_told_apart_by_what_differs(tmp_path: Path) -> None:
-    names = []
-    for i, change in enumerate(("learner.lr=0.1", "learner.lr=0.2", "views.solver.num_samples=8")):
-        make_run(tmp_path / str(i), change, f"seed={i}")
-        names.append(read_run(tmp_path / str(i)))
-    assert name_runs(names) == ["num_samples=16, lr=0.1", "num_samples=16, lr=0.2", "num_samples=8, lr=0.0003"]
-    assert name_runs(names[:1]) == ["quickstart"]
-
-
-@pytest.mark.parametrize(
-    ("make", "wanted"),
-    [
-        (lambda p: p / "nowhere", "nothing called .* is there: expected the directory of a run"),
-        (lambda p: p / "a-file", "is a file; expected the directory"),
-        (lambda p: p, "holds no run: expected config.yaml and metrics.jsonl"),
-        (lambda p: "0123456789abcdef" * 2, "looks like an MLflow run id, and there is no store at"),
-    ],
-)
-def test_what_is_no_run_is_one_message(
-    make: Any, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "a-file").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert main(["report", str(make(tmp_path))]) == 2
-    err = capsys.readouterr().err
-    assert re.search(wanted, err) and len(err.splitlines()) == 1
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path / "run")
-    (run_dir / "metrics.jsonl").write_text("{not json}\n")
-    with pytest.raises(ReportError, match=r"cannot be read .*are its files whole"):
-        run_report(str(run_dir))
-    (run_dir / "metrics.jsonl").write_text("")
-    with pytest.raises(ReportError, match="has not finished a step yet"):
-        run_report(str(run_dir))
-    (run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
-    (run_dir / "config.yaml").write_text("[]")
-    with pytest.raises(ReportError, match="is not the configuration of a run"):
-        run_report(str(run_dir))
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ RUN = (
     "eval.every=0",
     "checkpoint.every=2",
     "method.selector=reliability",
+    "rollout.temperature=0.5",  # colder, so that all samples of some problems earn the same
 )
 
 

@@ -105,6 +105,23 @@ def test_a_metrics_line_means_that_the_step_is_whole(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path)) == 2  # the rollouts come first: no line without them
 
 
+def test_numbers_that_are_not_finite_are_null_in_the_file_and_nan_in_python(tmp_path: Path) -> None:
+    row = {"step": 1, "a": float("nan"), "b": float("inf"), "c": np.float64("-inf"), "d": 0.5}
+    tracker = RunTracker(tmp_path, ["a", "b"], Recorder(tmp_path))  # type: ignore[arg-type]
+    tracker.log_step(1, row, *step())
+    tracker.log_step(2, {"step": 2}, *step())
+    tracker.flush()
+    line = '{"step": 1, "a": null, "b": null, "c": null, "d": 0.5}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == line + '{"step": 2}\n'
+    rewind(tmp_path, 1)
+    assert (tmp_path / "metrics.jsonl").read_text() == line
+    (again,) = read_metrics(tmp_path)
+    assert again == pytest.approx({"step": 1, **dict.fromkeys("abc", float("nan")), "d": 0.5}, nan_ok=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": NaN, "b": -Infinity}\n')  # of a run before this was so
+    rewind(tmp_path, 1)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": null, "b": null}\n'
+
+
 CUT_SHORT = [
     ("", []),
     ('{"step": 1}\n', [1]),

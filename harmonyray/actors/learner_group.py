@@ -15,7 +15,7 @@ from harmonyray.actors.placement import Seat
 from harmonyray.actors.pool import DEATHS, LOOK_S, ActorPool, why_dead
 from harmonyray.actors.specs import PartSpec
 from harmonyray.actors.workers import LearnerWorker
-from harmonyray.errors import LearnerLostError, RankLostError, RunError, first_line
+from harmonyray.errors import LearnerLostError, RankLostError, first_line
 
 LOOK = "look at memory with `harmonyray doctor`"
 GRACE_S = 5.0  # after one rank's failure, for the others to say what they know
@@ -46,8 +46,8 @@ class LearnerGroup:
         self._wait_for(self._started, "start")
 
     def call(self, method: str, *args: Any) -> Any:
-        """What rank 0 returns, once all have done it. Raises what a rank's method raised, RunError when runtime.call_timeout_s
-        passes; LearnerLostError if one died or hung, and then all of them are ended."""
+        """What rank 0 returns, once all have done it. Raises what a rank's method raised; LearnerLostError if one died, or hung,
+        be it for runtime.call_timeout_s, and then all of them are ended."""
         return self.result(self.ask(method, *args))
 
     def ask(self, method: str, *args: Any) -> Asked:
@@ -100,9 +100,9 @@ class LearnerGroup:
         if failed:
             self._raise(failed, method, whole=not pending)
         if pending:
-            raise RunError(
-                f"the learner did not finish {method!r} within runtime.call_timeout_s = {limit:g} s; raise the limit or look at "
-                "its log"
+            raise self._end(
+                f"the learner did not finish {method!r} within runtime.call_timeout_s = {limit:g} s",
+                "raise the limit or look at its log",
             )
 
     def _raise(self, failed: Mapping[int, BaseException], method: str, whole: bool) -> None:
@@ -110,12 +110,19 @@ class LearnerGroup:
         before. Unless all have come back, and with an error of their own, the group is ended."""
         rank = min(failed, key=lambda r: (not isinstance(failed[r], DEATHS), isinstance(failed[r], RankLostError), r))
         error, name = failed[rank], f"rank {rank} of the learner" if len(self.handles) > 1 else "the learner"
-        if isinstance(error, (*DEATHS, RankLostError)):
-            what = "lost the others" if isinstance(error, RankLostError) else "died"
-            raise self._end(f"{name} {what} during {method!r} ({first_line(error)})", why_dead(error, LOOK)) from error
+        if isinstance(error, RankLostError):
+            look = f"raise learner.collective_timeout_s{self._now()} if the ranks are only slow, or {LOOK}"
+            raise self._end(f"{name} lost the others during {method!r} ({first_line(error)})", look) from error
+        if isinstance(error, DEATHS):
+            raise self._end(f"{name} died during {method!r} ({first_line(error)})", why_dead(error, LOOK)) from error
         if not whole:
             self._end(f"{name} failed during {method!r} while others went on")
         raise error
+
+    def _now(self) -> str:
+        """How long a rank waits for the others, where the learner has the option."""
+        patience = getattr(self._about[0].options, "collective_timeout_s", None)
+        return "" if patience is None else f" (now {patience:g} s)"
 
     def _end(self, why: str, look: str = LOOK) -> LearnerLostError:
         """Ends all ranks; the error for whoever asks the group for anything from here on."""

@@ -89,9 +89,18 @@ class DeepSpeedLearner:
             return self
 
     def __init__(
-        self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int, rank: Rank = ALONE
+        self,
+        options: Options,
+        loss: Loss,
+        objective: ObjectiveSettings,
+        model: str,
+        dtype: str,
+        steps: int,
+        rank: Rank = ALONE,
+        seed: int = 0,
     ) -> None:
-        """`steps` is the length of the run, for the schedule. Blocks until all ranks are there, `collective_timeout_s` at most.
+        """`steps` is the length of the run, for the schedule, and `seed` its seed. Blocks until all ranks are there,
+        `collective_timeout_s` at most.
 
         Raises ConfigError for options that do not go together or without DeepSpeed, ModelError if the model cannot be loaded.
         """
@@ -102,7 +111,7 @@ class DeepSpeedLearner:
         # In stage 3 a model may be larger than a GPU: DeepSpeed takes it there share by share.
         self.model = load_model(model, dtype, torch.device("cpu") if options.zero_stage == 3 else device())
         self.objective = Objective(loss, objective)
-        self.adapter = make_adapter(self.model, options.lora)
+        self.adapter = make_adapter(self.model, options.lora, seed)
         self.reference = self.adapter.reference() if self.objective.needs_reference else None
         if options.gradient_checkpointing:
             _checkpoint_layers(self.model, model)

@@ -61,8 +61,8 @@ class NoAdapter:
         return nullcontext()
 
     def dropping(self, step: int) -> AbstractContextManager[None]:
-        """Meanwhile dropout is on, if there is any; what it drops depends on the step alone, and on how the update is cut into
-        micro-batches."""
+        """Meanwhile dropout is on, if there is any; what it drops depends on the run's seed, on the step, and on how the
+        update is cut into micro-batches."""
         return nullcontext()
 
     def merged(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,8 +81,9 @@ class Adapter(NoAdapter):
 
     apart = True
 
-    def __init__(self, model: PreTrainedModel, options: LoraOptions) -> None:
-        """It begins alike in every run. Raises ConfigError without PEFT, and for layers that cannot have an adapter."""
+    def __init__(self, model: PreTrainedModel, options: LoraOptions, seed: int) -> None:
+        """How it begins, and what dropout drops, hangs on the run's `seed`. Raises ConfigError without PEFT, and for layers that
+        cannot have an adapter."""
         require_peft()
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
@@ -90,11 +91,12 @@ class Adapter(NoAdapter):
         targets = list(options.target_modules) or "all-linear"
         config = LoraConfig(r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets)
         try:
-            with _seeded("lora"):
+            with _seeded(seed, "lora"):
                 inject_adapter_in_model(config, model, NAME)
         except ValueError as e:
             raise ConfigError(f"'learner.lora.target_modules' does not fit the model: {first_line(e)}") from e
         super().__init__(model)
+        self.seed = seed
         self.layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
         self._check_layers()
         model.eval()  # the adapters' dropout too
@@ -118,7 +120,7 @@ class Adapter(NoAdapter):
     @contextmanager
     def dropping(self, step: int) -> Iterator[None]:
         dropouts = [dropout for layer in self.layers.values() for dropout in layer.lora_dropout.values()]
-        with _seeded("lora dropout", step):
+        with _seeded(self.seed, "lora dropout", step):
             for dropout in dropouts:
                 dropout.train()
             try:
@@ -156,9 +158,9 @@ class Adapter(NoAdapter):
             raise ConfigError(f"'learner.lora.target_modules' names {name!r}, which {why}: leave it out")
 
 
-def make_adapter(model: PreTrainedModel, options: LoraOptions | None) -> NoAdapter:
+def make_adapter(model: PreTrainedModel, options: LoraOptions | None, seed: int) -> NoAdapter:
     """See `Adapter`; without options the whole model is trained."""
-    return NoAdapter(model) if options is None else Adapter(model, options)
+    return NoAdapter(model) if options is None else Adapter(model, options, seed)
 
 
 def require_peft() -> None:

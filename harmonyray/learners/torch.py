@@ -52,9 +52,11 @@ class TorchLearner:
                 )
             return self
 
-    def __init__(self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int) -> None:
-        """`steps` is the length of the run, for the schedule. Raises ModelError if the model cannot be loaded, ConfigError for
-        a dtype that it cannot train in."""
+    def __init__(
+        self, options: Options, loss: Loss, objective: ObjectiveSettings, model: str, dtype: str, steps: int, seed: int = 0
+    ) -> None:
+        """`steps` is the length of the run, for the schedule, and `seed` its seed. Raises ModelError if the model cannot be
+        loaded, ConfigError for a dtype that it cannot train in."""
         if dtype != "float32":
             raise ConfigError(
                 f"'model.dtype' is {dtype}: this learner keeps no float32 master weights, and small updates would be lost in "
@@ -65,7 +67,7 @@ class TorchLearner:
         self.model = load_model(model, dtype)
         lay_out(self.model)
         self.objective = Objective(loss, objective)
-        self.adapter = make_adapter(self.model, options.lora)
+        self.adapter = make_adapter(self.model, options.lora, seed)
         self.reference = self.adapter.reference() if self.objective.needs_reference else None
         self.passes = Passes(self.model, self.reference, self.objective, options.packing, self.adapter.off)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

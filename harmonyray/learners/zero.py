@@ -102,7 +102,8 @@ def settings(stage: int, offload: tuple[str, ...], dtype: str, max_grad_norm: fl
         "steps_per_print": None,
     }
     if dtype == "bfloat16":
-        out |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+        out |= {"bf16": {"enabled": True, "check_grad_overflow": True}}
+        out |= {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
     return out
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harmonyray.console import PHASES
 from harmonyray.report.reading import RunRecord
 
 SELECTORS = ("harmonic", "majority", "arithmetic", "mutual_information", "reliability", "self")  # as many as one picture bears
-PHASES = ("generate", "grade", "learn", "sync", "eval")
 PALETTE = 8
 Rows = Sequence[Mapping[str, Any]]
 

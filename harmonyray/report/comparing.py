@@ -15,7 +15,7 @@ ABSENT = "-"
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run among others: figures in [0, 1], None for what it has not. `link` leads to its own report."""
+    """A run among others: figures in [0, 1], None for what it has not, or what is not known. `link` leads to its own report."""
 
     name: str
     link: str
@@ -28,18 +28,29 @@ class RunLine:
     labels_right: float | None
     coverage: float | None
     guard: str
-    uses_gold: bool
+    uses_gold: bool | None
 
 
 def name_runs(runs: Sequence[RunRecord]) -> list[str]:
     """A label for each: the settings in which they differ, `method=majority_vote, lr=0.001`; runs that differ in their seed only
     have the same."""
-    found = list(_differences([run.config for run in runs], ""))
+    labels = _labels([run.config for run in runs])
+    return [label or str(run.config["name"]) for label, run in zip(labels, runs, strict=True)]
+
+
+def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What differs between all of them, and then between those that this leaves the same (of one type, say); else empty."""
+    found = list(_differences(configs, ""))
     tails = [key.rpartition(".")[2] for key, _ in found]
-    if not found:
-        return [str(run.config["name"]) for run in runs]
     short = [tail if tails.count(tail) == 1 else key for (key, _), tail in zip(found, tails, strict=True)]
-    return [", ".join(f"{key}={values[i]}" for key, (_, values) in zip(short, found, strict=True)) for i in range(len(runs))]
+    out = [", ".join(f"{key}={values[i]}" for key, (_, values) in zip(short, found, strict=True)) for i in range(len(configs))]
+    alike: dict[str, list[int]] = {}
+    for i, label in enumerate(out):
+        alike.setdefault(label, []).append(i)
+    for places in alike.values() if len(alike) > 1 else ():
+        for i, more in zip(places, _labels([configs[i] for i in places]), strict=True):
+            out[i] += f", {more}" if more else ""
+    return out
 
 
 def _differences(parts: Sequence[Mapping[str, Any]], prefix: str) -> Iterator[tuple[str, list[Any]]]:
@@ -74,7 +85,7 @@ def run_line(run: RunRecord, name: str, link: str, label: str) -> RunLine:
         labels_right=mean_of(run.rows[-LAST_STEPS:], "consensus/label_accuracy"),
         coverage=mean_of(run.rows[-LAST_STEPS:], "consensus/coverage"),
         guard=", ".join(fired_signs(run)),
-        uses_gold=bool(run.uses_gold),
+        uses_gold=run.uses_gold,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonyray.errors import ReportError, brief
 from harmonyray.ledger import FOLDER, LedgerRow, Verdict, read_ledger
 from harmonyray.types import IntArray
 
@@ -68,16 +69,18 @@ class Disagreement:
 
 @dataclass
 class Explorer:
-    """The packed pieces, how many problems and steps they hold, and the selectors' disagreement."""
+    """The packed pieces, how many problems and steps they hold, the selectors' disagreement, and whether it has gold answers."""
 
     pieces: Pieces
     num_problems: int
     num_steps: int
     disagreement: Disagreement
+    has_gold: bool
 
 
 def pack_run(run_dir: Path) -> Explorer | None:
-    """The explorer's data of a run; None for one without a ledger. Raises ProblemError for a ledger that cannot be read."""
+    """The explorer's data of a run; None for one without a ledger. Raises ProblemError for a ledger that cannot be read, and
+    ReportError for such rollouts."""
     if not any((run_dir / FOLDER).glob("step-*.parquet")):
         return None
     pieces, places = Pieces(), dict[str, int]()
@@ -85,6 +88,7 @@ def pack_run(run_dir: Path) -> Explorer | None:
     steps: list[int] = []
     views: tuple[str, ...] = ()
     table: Disagreement | None = None
+    has_gold = False
     for step, group in groupby(rows, key=lambda row: row.step):
         held = list(group)
         if table is None:
@@ -92,6 +96,7 @@ def pack_run(run_dir: Path) -> Explorer | None:
             table = Disagreement(names, np.zeros((len(names), len(names)), dtype=np.int64))
         for row in held:
             table.add(row)
+            has_gold |= row.mark is not None
         steps.append(step)
         pieces.add(f"votes-{step}", _votes(held, places))
     assert table is not None
@@ -99,7 +104,7 @@ def pack_run(run_dir: Path) -> Explorer | None:
     texts = _add_texts(run_dir, steps, places, views, pieces)
     about = {"views": views, "selectors": [USED, *table.names], "steps": steps, "ids": list(places), "texts": texts}
     pieces.add("index", {**about, "questions": [_cut(questions.get(key, ""), QUESTION_CHARS)[0] for key in places]})
-    return Explorer(pieces, len(places), len(steps), table)
+    return Explorer(pieces, len(places), len(steps), table, has_gold)
 
 
 def _votes(rows: Sequence[LedgerRow], places: dict[str, int]) -> dict[str, Any]:
@@ -151,10 +156,14 @@ def _questions(run_dir: Path, wanted: Mapping[str, int]) -> dict[str, str]:
 
 
 def _columns(path: Path, names: list[str]) -> list[list[Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path, columns=names)
-    return [table.column(name).to_pylist() for name in names]
+    try:
+        table = pq.read_table(path, columns=names)
+        return [table.column(name).to_pylist() for name in names]
+    except (OSError, KeyError, pa.ArrowException) as e:
+        raise ReportError(f"'{path}' cannot be read as recorded rollouts ({brief(e)}): is the file whole?") from e
 
 
 def spread(steps: Sequence[int]) -> list[int]:
@@ -212,7 +221,7 @@ def _text_pieces(
             held, size = {}, 0
         extra = None if rewritten is None or rewritten in response else _cut(rewritten, TEXT_CHARS)
         texts = (_cut(response, TEXT_CHARS), None if draft is None else _cut(draft, TEXT_CHARS), extra)
-        figures = (round(reward, 4) if np.isfinite(reward) else None, tokens, finish == "length")
+        figures = (None if reward is None or not np.isfinite(reward) else round(reward, 4), tokens, finish == "length")
         shown = None if answer is None else _cut(answer, ANSWER_CHARS)[0]
         held.setdefault(place, []).append((views.index(view), sample, cluster, shown, *figures, *texts))
         size += sum(len(text[0]) for text in texts if text is not None)

@@ -12,8 +12,9 @@ from typing import Any
 import jinja2
 
 from harmonyray import __version__
+from harmonyray.console import PHASES
 from harmonyray.guarding import described
-from harmonyray.report.charts import PHASES, Chart
+from harmonyray.report.charts import Chart
 from harmonyray.report.comparing import LAST_STEPS, RunLine, fired_signs, mean_of
 from harmonyray.report.packing import Disagreement, Explorer
 from harmonyray.report.reading import RunRecord

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harmonyray.errors import ReportError
+from harmonyray.errors import ProblemError, ReportError
 from harmonyray.report.charts import Chart, compared_charts, run_charts
-from harmonyray.report.comparing import RunLine, name_runs, run_line
+from harmonyray.report.comparing import name_runs, run_line
 from harmonyray.report.finding import find_place, find_runs
 from harmonyray.report.packing import pack_run
 from harmonyray.report.page import run_page, runs_page
@@ -24,7 +24,7 @@ def run_report(target: str) -> dict[str, Any]:
     """Writes `report.html` and `report/*.png` into what `target` stands for; of several runs, into each of theirs too.
 
     Returns `report`, `pictures` (paths), `num_runs`, `num_bytes` of the page and `wall_seconds`. Raises ReportError where there
-    is nothing to report, ProblemError for a damaged ledger.
+    is nothing to report, ProblemError for a damaged ledger of a single run.
     """
     begun = time.perf_counter()
     place = find_place(target)
@@ -56,21 +56,23 @@ def _report_run(run: RunRecord) -> tuple[Path, list[Path]]:
 
 
 def _report_runs(place: Path, paths: Sequence[Path]) -> tuple[Path, list[Path]]:
-    """Runs that have not finished a step are named and left out."""
-    runs, left_out = [], []
+    """Runs that have not finished a step, and those whose files are damaged, are named and left out."""
+    runs: list[RunRecord] = []
+    links, left_out = list[str](), list[str]()
     for path in paths:
         try:
-            runs.append(read_run(path))
-        except ReportError as e:
+            run = read_run(path)
+            page, _ = _report_run(run)
+        except (ReportError, ProblemError) as e:
             left_out.append(str(e))
+        else:
+            runs.append(run)
+            links.append(page.relative_to(place).as_posix())
     if not runs:
         raise ReportError(f"none of the {len(paths)} runs below '{place}' can be reported: {left_out[0]}")
     labels = name_runs(runs)
-    lines: list[RunLine] = []
-    for run, label in zip(runs, labels, strict=True):
-        page, _ = _report_run(run)
-        name = run.path.relative_to(place).as_posix()
-        lines.append(run_line(run, name, page.relative_to(place).as_posix(), label))
+    names = [run.path.relative_to(place).as_posix() for run in runs]
+    lines = [run_line(*of_run) for of_run in zip(runs, names, links, labels, strict=True)]
     charts = compared_charts(runs, labels)
     return _write(place, runs_page(place.resolve().name, lines, charts, left_out), charts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from pathlib import Path
@@ -24,7 +25,11 @@ def _sweep(args: argparse.Namespace) -> int:
     from harmonyray.sweep.command import SweepRequest, run_sweep
 
     def tell(line: str) -> None:
-        print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+        try:
+            print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+        except OSError as e:
+            if e.errno != errno.EIO:  # a terminal that was closed: the trials still finish their step
+                raise
 
     summary = run_sweep(SweepRequest(args.sweep, args.overrides, args.sweep_dir, args.resume), tell)
     if args.json:

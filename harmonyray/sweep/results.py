@@ -125,11 +125,13 @@ def collect(trials: Sequence[Trial], state: SweepState, measure: str, collapsed_
 
 
 def _mark(rows: Sequence[CellResult], column: str) -> None:
-    """Marks the highest mean with 1 and the next lower one with 2, as they are shown; nothing where one stands alone."""
-    means = {row.cell.name: round(s.mean, DIGITS) for row in rows if (s := row.spread(column)) is not None}
-    ranks = sorted(set(means.values()), reverse=True)[:2]
-    if len(means) < 2:
+    """Marks the highest mean with 1 and the next lower one with 2, as they are shown; nothing where one stands alone or has no
+    interval."""
+    spreads = {row.cell.name: s for row in rows if (s := row.spread(column)) is not None}
+    if len(spreads) < 2 or any(s.half is None for s in spreads.values()):
         return
+    means = {name: round(s.mean, DIGITS) for name, s in spreads.items()}
+    ranks = sorted(set(means.values()), reverse=True)[:2]
     for row in rows:
         if means.get(row.cell.name) in ranks:
             row.marks[column] = ranks.index(means[row.cell.name]) + 1

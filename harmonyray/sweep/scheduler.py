@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from harmonyray.rundir import write_text
+from harmonyray.interrupts import SIGNALS, ends_with_us
+from harmonyray.rundir import is_held, write_text
 from harmonyray.sweep.file import SweepFile
 from harmonyray.sweep.results import figures_of, has_collapsed
 from harmonyray.sweep.state import SweepState, TrialState
@@ -60,6 +61,7 @@ class Scheduler:
         self.running: list[Running] = []
         self.asked_to_stop = 0
         self.told_busy = False
+        self.told_held: set[str] = set()
 
     def run(self) -> None:
         """Until every trial has ended, or failed more often than it may. Raises KeyboardInterrupt if it was asked to stop; all
@@ -79,17 +81,29 @@ class Scheduler:
     def _waiting(self) -> list[Trial]:
         return [trial for trial in self.trials if self.state.trials[trial.id].status == "waiting"]
 
+    def _next(self) -> Trial | None:
+        """The first that waits. One whose process outlived an earlier sweep is passed over until that has ended."""
+        for trial in self._waiting():
+            if not is_held(self.state.run_dir(trial)):
+                return trial
+            if trial.id not in self.told_held:
+                self.told_held.add(trial.id)
+                self.tell(f"{trial.id}: waits for a process that still trains in '{self.state.run_dir(trial)}'")
+        return None
+
     def _start_next(self) -> None:
-        waiting = self._waiting()
-        if not waiting or self.asked_to_stop or (self.sweep.max_parallel or len(self.running) + 1) <= len(self.running):
+        if self.asked_to_stop or (self.sweep.max_parallel or len(self.running) + 1) <= len(self.running):
             return
         if any(self._mark(r.trial) == r.before for r in self.running):
             return  # one has not taken its places yet
-        if self.room.has_room(waiting[0].config, [r.trial.config for r in self.running]):
-            self._start(waiting[0])
+        trial = self._next()
+        if trial is None:
+            return
+        if self.room.has_room(trial.config, [r.trial.config for r in self.running]):
+            self._start(trial)
         elif not self.running and not self.told_busy:
             self.told_busy = True
-            self.tell(f"{waiting[0].id}: waits, others use the cluster")
+            self.tell(f"{trial.id}: waits, others use the cluster")
 
     def _start(self, trial: Trial) -> None:
         state, run_dir = self.state.trials[trial.id], self.state.run_dir(trial)
@@ -100,10 +114,12 @@ class Scheduler:
         command += ["--resume"] if goes_on else []
         before = self._mark(trial)
         environment = {**os.environ, **self.room.environment, TAGS_VARIABLE: json.dumps(self.tags(trial))}
+        if self.asked_to_stop:  # since it was chosen
+            return
         with log_file.open("ab") as log:
             # A session of its own: Ctrl-C on a terminal reaches the sweep alone, which then asks its trials to stop.
             process = subprocess.Popen(
-                command,
+                ends_with_us(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -111,6 +127,8 @@ class Scheduler:
                 env=environment,
             )
         self.running.append(Running(trial, process, before))
+        if self.asked_to_stop:  # before it could be told with the others
+            process.send_signal(signal.SIGINT)
         state.status, state.attempts = "running", state.attempts + 1
         self.state.write()
         self.tell(f"{trial.id}: {'goes on' if goes_on else 'starts'}, {len(self.running)} running")
@@ -167,17 +185,18 @@ class Scheduler:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """SIGINT and SIGTERM: the first lets trials finish their step and save, the second ends them at once, the third kills
-        them."""
+        """SIGINT, SIGTERM and SIGHUP: the first lets trials finish their step and save, the second ends them at once, the third
+        kills them. A SIGHUP that is ignored (nohup) stays so."""
 
         def handle(signum: int, frame: Any) -> None:
             self.asked_to_stop += 1
-            if self.asked_to_stop == 1:
-                self.tell("stopping: trials finish their step and save a checkpoint; once more to end them at once")
             for running in self.running:
                 running.process.send_signal(signal.SIGINT if self.asked_to_stop < 3 else signal.SIGKILL)
+            if self.asked_to_stop == 1:
+                self.tell("stopping: trials finish their step and save a checkpoint; once more to end them at once")
 
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [*SIGNALS] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*SIGNALS, signal.SIGHUP]
+        previous = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield
         finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmonyray import build
+from harmonyray.compared import check_compared
 from harmonyray.config import Config, load_config
 from harmonyray.config_checks import known_measures
 from harmonyray.errors import ConfigError, UserError
@@ -90,7 +91,7 @@ def check(trials: list[Trial], room: Any) -> None:
             build.check_gold(config, problems, gold)
             build.check_best(config, problems, gold)
             build.check_models(config)
-            build.check_drafts(build.make_asks(config, build.make_views(config)))
+            check_compared(config, build.make_asks(config, build.make_views(config)))
             room.check(config)
         except UserError as e:
             raise type(e)(f"cell {trial.cell.name!r}: {e}") from e

@@ -95,7 +95,7 @@ def drive(
         tracker=record,
         guard=build.make_watch(config, CheckpointStore(Path("nowhere"), 1), lambda event: None),
         save=lambda step: None,
-        keep_batch=lambda plan, step: Path("nowhere"),
+        keep_batch=lambda plan, step: "",
         seed=config.seed,
         steps=config.steps,
         eval_every=config.eval.every,

@@ -67,6 +67,7 @@ class Workshop:
         kl_coef: float = 0.005,
         objective: dict[str, Any] | None = None,
         loss: Any = None,
+        seed: int = 0,
         **options: Any,
     ) -> TorchLearner:
         """A constant rate of 0.01, no warm-up, PPO's loss against the engine's log-probs, unless told otherwise."""
@@ -74,7 +75,8 @@ class Workshop:
         settings = ObjectiveSettings(ObjectiveOptions.model_validate(wanted), (1.0, 1.0, 1.0), 8)
         chosen = {"lr": 0.01, "schedule": "constant", "warmup_share": 0.0, "max_grad_norm": 1e9} | options
         policy_loss = loss or PpoClip(PpoClip.Options(clip_low=min(clip, 1.0), clip_high=clip))
-        return TorchLearner(TorchLearner.Options.model_validate(chosen), policy_loss, settings, self.model, "float32", steps)
+        checked = TorchLearner.Options.model_validate(chosen)
+        return TorchLearner(checked, policy_loss, settings, self.model, "float32", steps, seed)
 
     def batch(self, num_rows: int = 9, num_views: int = 2, seed: int = 0, temperature: float = 1.0) -> Batch:
         """Rows of different prompt and response lengths. The engine's log-probs are near the model's and a bit off, so that

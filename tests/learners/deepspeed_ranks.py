@@ -50,6 +50,7 @@ class Job:
     before: Sequence[Batch] = field(default_factory=tuple)
     objective: dict[str, Any] = field(default_factory=lambda: OBJECTIVE)
     scored: Sequence[str] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _serve(pipe: Any, rank: int, num_ranks: int, port: int) -> None:
             options = {"num_ranks": num_ranks, "collective_timeout_s": PATIENCE_S} | job.options
             objective = ObjectiveSettings(ObjectiveOptions.model_validate(job.objective), (1.0, 1.0), 8)
             about = (PpoClip(PpoClip.Options()), objective, job.model, job.dtype, 20)
-            learner = DeepSpeedLearner(DeepSpeedLearner.Options.model_validate(options), *about, seat)
+            learner = DeepSpeedLearner(DeepSpeedLearner.Options.model_validate(options), *about, seat, job.seed)
             pipe.send(live(learner, job))
         except Exception:  # noqa: BLE001 - whatever it is, the test is told
             pipe.send(traceback.format_exc())
@@ -181,7 +182,8 @@ def some_batches(workshop: Any, number: int) -> list[Batch]:
 def torch_outcome(workshop: Any, job: Job) -> Outcome:
     """What the torch learner makes of the job, all rows in one micro-batch."""
     known = {key: value for key, value in job.options.items() if key in type(workshop.learner()).Options.model_fields}
-    return live(workshop.learner(objective=job.objective, **known | {"max_tokens_per_micro_batch": 4096}), job)
+    known["max_tokens_per_micro_batch"] = 4096
+    return live(workshop.learner(objective=job.objective, seed=job.seed, **known), job)
 
 
 def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

@@ -126,17 +126,23 @@ def test_the_whole_objective_and_packed_rows_agree_too(ranks: Any, workshop: Any
 
 
 @needs_deepspeed
-@pytest.mark.parametrize(("stage", "offload"), [(0, []), (1, []), (2, []), (2, ["optimizer"]), (3, []), (3, ["optimizer"])])
-def test_an_update_that_is_not_finite_is_left_out(ranks: Any, workshop: Any, stage: int, offload: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("stage", "offload", "dtype"),
+    [(stage, [], "float32") for stage in STAGES]
+    + [(stage, ["optimizer"], "float32") for stage in STAGES[2:]]
+    + [(stage, [], "bfloat16") for stage in STAGES[1:]],
+)
+def test_an_update_that_is_not_finite_is_left_out(ranks: Any, workshop: Any, stage: int, offload: list[str], dtype: str) -> None:
     first, infinite, not_a_number, last = some_batches(workshop, 4)
     for bad, batch in ((np.inf, infinite), (np.nan, not_a_number)):
         batch.advantages[0, batch.response_mask[0]] = bad  # a row of one rank
     options = OPTIONS | {"zero_stage": stage, "offload": offload}
-    got = ranks[2].run(Job(options, [first, infinite, not_a_number, last], workshop.model))
+    got = ranks[2].run(Job(options, [first, infinite, not_a_number, last], workshop.model, dtype))
     for outcome in got:
         assert [m["skipped_updates"] for m in outcome.metrics] == [0.0, 1.0, 1.0, 0.0]
         assert outcome.versions == [1, 1, 1, 2]
-    want = torch_outcome(workshop, Job(options, [first, last], workshop.model))
+    rest = Job(options, [first, last], workshop.model, dtype)
+    want = torch_outcome(workshop, rest) if dtype == "float32" else ranks[2].run(rest)[0]
     assert furthest(got[0].weights, want.weights) < 1e-5
 
 

@@ -104,6 +104,19 @@ def test_a_resumed_learner_computes_the_same(workshop: Any, tmp_path: Path, drop
     assert_equal(other.weights(), learner.weights())
 
 
+def test_the_seed_is_the_beginning_and_what_is_dropped(workshop: Any) -> None:
+    learners = [workshop.learner(lora=LORA | {"dropout": 0.4}, seed=seed) for seed in (1, 1, 2)]
+    beginnings = [{name: p.detach().clone() for name, p in x.parameters.items()} for x in learners]
+    assert_equal(beginnings[1], beginnings[0])
+    assert all(torch.equal(p, beginnings[0][name]) == ("lora_B" in name) for name, p in beginnings[2].items())  # B is 0
+    for learner in learners:  # alike from here on but for what is dropped
+        for name, p in learner.parameters.items():
+            p.data.copy_(beginnings[0][name])
+        shake_adapter(learner)
+    gaps = [learner.update(workshop.batch(), 1).metrics["engine_gap_mean"] for learner in learners]
+    assert gaps[0] == gaps[1] != pytest.approx(gaps[2], abs=1e-5)
+
+
 def test_dropout_acts_in_updates_only(workshop: Any) -> None:
     reports = [workshop.learner(lora=LORA | {"dropout": share}) for share in (0.0, 0.5)]
     for learner in reports:
@@ -157,7 +170,7 @@ def test_a_bias_and_untied_weights_keep_their_names() -> None:
     model = Qwen2ForCausalLM(config)
     want = {name: w.clone() for name, w in named_weights(copy.deepcopy(model)).items()}
     assert "model.layers.0.self_attn.q_proj.bias" in want and "lm_head.weight" in want
-    adapter = Adapter(model, LoraOptions(rank=2))
+    adapter = Adapter(model, LoraOptions(rank=2), 0)
     assert_equal(adapter.merged(named_weights(model)), want)
 
 

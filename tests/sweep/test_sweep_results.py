@@ -86,21 +86,30 @@ def test_cells_are_counted_marked_and_compared_within_their_group(tmp_path: Path
 def test_the_best_and_second_best_are_marked_and_a_bound_is_not() -> None:
     from harmonyray.sweep.results import _mark
 
-    rows = [row("low", 0.2), row("tie_1", 0.70004), row("tie_2", 0.7), row("best|%", 0.9), row("gold", 1.0, gold=True)]
+    ends = {"low": 0.2, "tie_1": 0.70004, "tie_2": 0.7, "best|%": 0.9}
+    rows = [*(row(label, end, end) for label, end in ends.items()), row("gold", 1.0, gold=True)]
     _mark([r for r in rows if not r.reads_gold], "final")
     assert [r.marks.get("final") for r in rows] == [None, 2, 2, 1, None]
     lines = markdown(rows, MEASURE).splitlines()
     assert lines[0] == "| cell | seeds | before | final | peak | labels right | collapsed | s/trial |"
-    assert lines[2] == "| low | 1 | 0.500 | 0.200 | 0.500 | - | 0/1 | 0 |"
-    assert lines[3].startswith("| tie_1 | 1 | 0.500 | _0.700_ |")
-    assert lines[5].startswith(r"| best\|% | 1 | 0.500 | **0.900** |")
+    assert lines[2] == "| low | 2 | 0.500 ± 0.000 | 0.200 ± 0.000 | 0.500 ± 0.000 | - | 0/2 | 0 |"
+    assert lines[3].startswith("| tie_1 | 2 | 0.500 ± 0.000 | _0.700 ± 0.000_ |")
+    assert lines[5].startswith(r"| best\|% | 2 | 0.500 ± 0.000 | **0.900 ± 0.000** |")
     assert lines[6].startswith("| gold † | 1 | 0.500 | 1.000 |")
     assert "† reads the gold answers" in lines[-1]
     tex = latex(rows, MEASURE)
-    assert r"best|\% & 1 & 0.500 & \textbf{0.900} & 0.900 & - & 0/1 & 0 \\" in tex
-    assert r"tie\_2 & 1 & 0.500 & \underline{0.700} &" in tex
+    assert r"best|\% & 2 & 0.500 $\pm$ 0.000 & \textbf{0.900 $\pm$ 0.000} & 0.900 $\pm$ 0.000 & - & 0/2 & 0 \\" in tex
+    assert r"tie\_2 & 2 & 0.500 $\pm$ 0.000 & \underline{0.700 $\pm$ 0.000} &" in tex
     assert r"gold $\dagger$" in tex
     assert r"\begin{tabular}{lrrrrrrr}" in tex
+
+
+def test_nothing_is_marked_where_a_row_has_no_interval() -> None:
+    from harmonyray.sweep.results import _mark
+
+    for rows in ([row("a", 0.2), row("b", 0.9)], [row("a", 0.2, 0.3), row("b", 0.9)]):
+        _mark(rows, "final")
+        assert [r.marks for r in rows] == [{}, {}]
 
 
 def test_csv_and_json_have_the_plain_numbers() -> None:
