@@ -27,11 +27,15 @@ class MlflowRun:
     slow the server. Of one that is away the user is told once, through `tell`; it is tried again every 30 s, and at the end.
     """
 
-    def __init__(self, place: Place, directory: Path, name: str, tell: Callable[[str], None]) -> None:
-        """Begins the run in the background, or takes up the one that the directory has records of."""
+    def __init__(self, place: Place, directory: Path, name: str, tell: Callable[[str], None], run_id: str | None = None) -> None:
+        """Begins the run in the background, or takes up the one that the directory has records of, or, without records, the
+        store's `run_id`."""
         self.uri, self._tell, self._command = place.uri, tell, sync_command(directory)
-        self._outbox = Outbox(directory, place, name)
-        if not self._outbox.is_new:
+        self._outbox = Outbox(directory, place, name, run_id)
+        self._before: Mapping[
+            int, Mapping[str, float | str]
+        ] = {}  # by step: what an earlier process logged and this one does again
+        if not self._outbox.is_new or run_id is not None:
             self._outbox.append({"kind": "status", "status": "RUNNING"})
         self._changed = threading.Condition()  # guards what follows
         self._opened = self._asked = self._closing = self._away = self._told = False
@@ -72,19 +76,28 @@ class MlflowRun:
                 self.log_tag(f"{CHANGED}{key}", value)
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
-        """A step's metrics; a step that is run again after a resume has been logged, and is as it was. In the record those that
-        are not finite are texts ("nan"), since JSON has no such numbers; MLflow has."""
+        """A step's metrics. A step that has been logged is left as it is, unless the run went back; of one that is run again
+        after a resume, what came out otherwise is logged. In the record numbers that are not finite are texts ("nan"), since
+        JSON has no such numbers; MLflow has."""
         if step > self._outbox.facts.last_step:
             numbers = {key: float(value) for key, value in row.items() if key != "step"}
             values = {key: value if math.isfinite(value) else str(value) for key, value in numbers.items()}
-            self._add({"kind": "metrics", "step": step, "values": values})
+            before = self._before.get(step, {})
+            changed = {key: value for key, value in values.items() if before.get(key) != value}
+            self._add({"kind": "metrics", "step": step, "values": changed})
 
     def log_tag(self, key: str, value: str) -> None:
         self._add({"kind": "tag", "key": key, "value": value})
 
     def go_back(self, step: int) -> None:
         """The steps after `step` are run again, and their points logged beside the first ones."""
+        self._before = {}
         self._add({"kind": "back", "step": step})
+
+    def resume_after(self, step: int) -> None:
+        """The same after a resume, where most come out as they were: those points are not logged a second time."""
+        self.go_back(step)
+        self._before = self._outbox.points_after(step)
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
         """A file, or a directory's files, as artifacts. They are read when they are sent."""

@@ -63,12 +63,12 @@ class Outbox:
     """The records of one run, and which of them the store at `place` still has to get. Any thread may append; one empties it.
 
     In memory until `keep`; then in the directory too. Where the directory has some, they are taken up; a store that is not the
-    one of before gets everything from the beginning.
+    one of before gets everything from the beginning. Where it has none, what is new goes to the store's run `run_id`, if given.
     """
 
-    def __init__(self, directory: Path, place: Place, name: str) -> None:
+    def __init__(self, directory: Path, place: Place, name: str, run_id: str | None = None) -> None:
         self.directory, self.place = directory, place
-        self.run_id: str | None = None
+        self.run_id = run_id
         self.refused: dict[int, str] = {}  # by the record's number: why
         self._lock = threading.Lock()
         self._sent = 0
@@ -84,6 +84,7 @@ class Outbox:
         if self.is_new:
             self.append({"kind": "start", "name": name, "key": uuid.uuid4().hex})
         else:
+            self.run_id = None
             cut_to_whole_lines(directory / RECORDS)
             self._take_up_count(place)
 
@@ -157,6 +158,14 @@ class Outbox:
             self.refused[self._sent] = why
             self._pass_over()
 
+    def points_after(self, step: int) -> dict[int, dict[str, float | str]]:
+        """By step, what the directory's records say last of each metric after `step`."""
+        out: dict[int, dict[str, float | str]] = {}
+        for record in read_lines(self.directory / RECORDS):
+            if record["kind"] == "metrics" and record["step"] > step:
+                out.setdefault(record["step"], {}).update(record["values"])
+        return out
+
     def refused_records(self) -> list[tuple[int, Record]]:
         records = read_lines(self.directory / RECORDS)
         return [(number, records[number]) for number in sorted(self.refused)]
@@ -179,7 +188,7 @@ class Outbox:
         """The store has lost the run: it gets another, with everything."""
         with self._lock:
             self.run_id, self._sent, self.refused = None, 0, {}
-            self._waiting = deque(read_lines(self.directory / RECORDS))
+            self._waiting = deque(read_lines(self.directory / RECORDS) if self._on_disk else self._early)
             self._save()
 
     def _pass_over(self) -> None:

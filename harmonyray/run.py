@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from harmonyray.protocols import Stateful
 from harmonyray.recovery import train_through
 from harmonyray.result_table import LABEL_WINDOW
 from harmonyray.rundir import RECORD, SUMMARY, Start, flat, in_rays_copy, keep_batch, open_run, write_text
-from harmonyray.tracking import RUN_DIR_TAG, RunTracker, read_metrics
+from harmonyray.tracking import RUN_DIR_TAG, TAGS_VARIABLE, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts
 
@@ -67,15 +68,22 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         reporter.refused(start.refused, start.first_step - 1)
         if in_rays_copy(start.run_dir):
             reporter.will_be_gone(start.run_dir)
-        mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell)
+        known_id = start.state.get("mlflow_run_id")
+        mlflow = MlflowRun(tracking_place(config, start.run_dir), start.run_dir, start.run_dir.name, reporter.tell, known_id)
         status = "FAILED"
         try:
+            if resume:
+                mlflow.resume_after(start.first_step - 1)
             mlflow.log_params(flat(config.to_container()))
-            mlflow.log_tag("uses_gold", str(build.uses_gold(config)).lower())
+            tags = {"uses_gold": str(build.uses_gold(config)).lower(), **json.loads(os.environ.get(TAGS_VARIABLE, "{}"))}
+            for key, value in tags.items():
+                mlflow.log_tag(key, value)
             outcome = _train(config, start, problems, gold, mlflow, reporter)
+            run_id = mlflow.run_id
+            start.record(mlflow_run_id=run_id)  # the server may have been away when the run began
             if outcome.last_step < config.steps and outcome.pause is None:
                 raise KeyboardInterrupt
-            summary = _summary(start, mlflow.run_id, outcome, time.perf_counter() - begun)
+            summary = _summary(start, run_id, outcome, time.perf_counter() - begun)
             closing = (config, summary, read_metrics(start.run_dir), mlflow.uri)
             write_text(start.run_dir / SUMMARY_TEXT, Reporter(quiet=True).finish(*closing))
             write_text(start.run_dir / SUMMARY, json.dumps(summary))  # last: it says that the run has ended

@@ -18,6 +18,7 @@ from harmonyray.types import Collected, FailedAttempt, Judgement, Kept, ProblemR
 
 METRICS = "metrics.jsonl"
 RUN_DIR_TAG = "harmonyray.run_dir"  # of an MLflow run: where it was written
+TAGS_VARIABLE = "HARMONYRAY_MLFLOW_TAGS"  # a JSON object of further tags, from the process that has started this one
 FAILED = "failed.jsonl"  # the attempts at sampling that failed
 ROWS_AT_ONCE = 1024
 

@@ -180,7 +180,7 @@ LAYERS = [
         "report",
         "sweep",
     },
-    {"cli", "cli_track", "__main__"},
+    {"cli", "cli_offline", "cli_track", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
@@ -191,7 +191,7 @@ ONLY = {
     "deepspeed": {"learners"},
     "peft": {"learners"},
     "transformers": {"engines", "learners"},
-    "mlflow": {"mlflow_store", "doctor", "report", "sweep"},
+    "mlflow": {"mlflow_store", "doctor", "report"},
     "datasets": {"problems"},
     "math_verify": {"answers"},
     "sympy": {"answers"},

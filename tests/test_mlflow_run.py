@@ -26,10 +26,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def open_run(store: tuple[str, Path], tmp_path: Path) -> Any:
     """Begins or takes up the run of that name, in a directory of its own."""
 
-    def begin(name: str, experiment: str = "e", uri: str = "") -> MlflowRun:
+    def begin(name: str, experiment: str = "e", uri: str = "", run_id: str | None = None) -> MlflowRun:
         (tmp_path / name).mkdir(exist_ok=True)
         place = Place(uri or store[0], store[1].as_uri(), experiment)
-        return MlflowRun(place, tmp_path / name, name, lambda words: pytest.fail(words))
+        return MlflowRun(place, tmp_path / name, name, lambda words: pytest.fail(words), run_id)
 
     return begin
 
@@ -104,6 +104,29 @@ def test_steps_run_again_after_going_back_are_logged_beside_the_first(store: tup
     assert sorted(points) == [(1, 1.0), (2, 2.0), (2, 20.0), (3, 3.0), (3, 30.0)]
 
 
+def test_a_resumed_run_logs_of_the_steps_that_it_does_again_what_came_out_otherwise(
+    store: tuple[str, Path], open_run: Any
+) -> None:
+    nan = float("nan")
+    run = open_run("resumed")
+    run.keep()
+    for step in (1, 2, 3):
+        run.log_metrics({"x": float(step), "y": nan}, step)
+    assert run.finish("FAILED") == []
+    again = open_run("resumed")
+    again.resume_after(1)
+    again.log_metrics({"x": 2.0, "y": nan}, 2)  # bit for bit as it was
+    again.log_metrics({"x": 30.0, "y": nan}, 3)
+    again.log_metrics({"x": 4.0, "y": nan}, 4)
+    again.go_back(2)  # the guard's: all that follows is logged
+    again.log_metrics({"x": 3.0, "y": nan}, 3)
+    assert again.finish("FINISHED") == []
+    client = MlflowClient(store[0])
+    points = [(m.step, m.value) for m in client.get_metric_history(run.run_id, "x")]
+    assert sorted(points) == [(1, 1.0), (2, 2.0), (3, 3.0), (3, 3.0), (3, 30.0), (4, 4.0)]
+    assert sorted(m.step for m in client.get_metric_history(run.run_id, "y")) == [1, 2, 3, 3, 4]
+
+
 def test_a_run_that_the_store_does_not_have_is_made_anew_with_everything(open_run: Any, tmp_path: Path) -> None:
     first = open_run("moved")
     first.keep()
@@ -118,6 +141,36 @@ def test_a_run_that_the_store_does_not_have_is_made_anew_with_everything(open_ru
     got = client.get_run(run.run_id)
     assert (got.info.run_name, got.info.status, got.data.params) == ("moved", "FINISHED", {"steps": "6"})
     assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "x")] == [(1, 1.0), (2, 2.0)]
+    sent, empty = tmp_path / "moved" / SENT, f"sqlite:///{tmp_path / 'empty.db'}"
+    sent.write_text(sent.read_text().replace(other, empty))  # as if the address of before had another store now
+    last = open_run("moved", uri=empty)
+    assert last.finish("FINISHED") == []
+    assert last.run_id != run.run_id
+    assert len(MlflowClient(empty).get_metric_history(last.run_id, "x")) == 2
+
+
+def test_a_directory_without_records_goes_on_with_the_run_that_its_checkpoint_names(
+    store: tuple[str, Path], open_run: Any, tmp_path: Path
+) -> None:
+    first = open_run("lost")
+    first.keep()
+    first.log_metrics({"x": 1.0}, 1)
+    assert first.finish("KILLED") == []
+    (tmp_path / "lost" / RECORDS).unlink()
+    (tmp_path / "lost" / SENT).unlink()
+    again = open_run("lost", run_id=first.run_id)
+    again.log_metrics({"x": 2.0}, 2)
+    assert again.run_id == first.run_id
+    again.keep()
+    assert again.finish("FINISHED") == []
+    points = [(m.step, m.value) for m in MlflowClient(store[0]).get_metric_history(first.run_id, "x")]
+    assert points == [(1, 1.0), (2, 2.0)]
+    elsewhere = open_run("elsewhere", run_id="0" * 32)  # a store that does not have it
+    elsewhere.log_metrics({"x": 3.0}, 3)
+    assert elsewhere.finish("FINISHED") == []
+    assert elsewhere.run_id != "0" * 32
+    points = [(m.step, m.value) for m in MlflowClient(store[0]).get_metric_history(elsewhere.run_id, "x")]
+    assert points == [(3, 3.0)]
 
 
 def test_many_runs_may_start_one_experiment_at_once(store: tuple[str, Path], open_run: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from harmonyray import build
-from harmonyray.errors import ConfigError, first_line
+from harmonyray.errors import ConfigError
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.run import tracking_place
 from harmonyray.rundir import flat, held, make_directory, new_directory, write_text
@@ -74,24 +74,16 @@ def _run(
         mlflow.keep()
         mlflow.log_params({_mlflow_name(key): value for key, value in flat(sweep.model_dump()).items()})
         mlflow.log_tag(RUN_DIR_TAG, str(state.sweep_dir.resolve()))
-
-        def adopt(trial: Trial, run_id: str) -> None:
-            parent = mlflow.run_id
-            if parent is None:
-                error: str | None = "it was away when the trial began"
-            else:
-                error = _set_tags(place.uri, run_id, {PARENT: parent, "sweep/cell": trial.cell.name})
-            if error:
-                tell(f"{trial.id}: MLflow did not take that it belongs to this sweep: {error}")
-
         try:
-            Scheduler(sweep, trials, state, room, tell, adopt).run()
+            Scheduler(sweep, trials, state, room, tell, Membership(mlflow, state.sweep_dir.name, tell).tags).run()
             status = "FINISHED" if all(s.status != "failed" for s in state.trials.values()) else "FAILED"
         except KeyboardInterrupt:
             status = "KILLED"
             tell(f"stopped; go on with --resume --sweep-dir {state.sweep_dir}")
             raise
         finally:
+            state.mlflow_run_id = mlflow.run_id  # the server may have been away when the sweep began
+            state.write()
             rows = collect(trials, state, sweep.measure, sweep.collapsed_below)
             mlflow.go_back(-1)  # a sweep that was resumed compares anew
             mlflow.log_metrics(_metrics(rows), 0)
@@ -102,6 +94,29 @@ def _run(
     finally:
         for error in mlflow.finish(status):
             tell(error)
+
+
+class Membership:
+    """What the trials' MLflow runs say of the sweep that they belong to. Each run logs it itself, so that it arrives whenever
+    the server does."""
+
+    def __init__(self, mlflow: MlflowRun, name: str, tell: Callable[[str], None]) -> None:
+        self.mlflow, self.name, self.tell = mlflow, name, tell
+        self.told = False
+
+    def tags(self, trial: Trial) -> dict[str, str]:
+        """For a trial that starts now; without the parent while the server has not given its id, which is told once."""
+        tags = {"sweep/name": self.name, "sweep/cell": trial.cell.name}
+        parent = self.mlflow.run_id
+        if parent is not None:
+            return {PARENT: parent, **tags}
+        if not self.told:
+            self.told = True
+            self.tell(
+                f"MLflow at {self.mlflow.uri} has not given the sweep's run an id: trials that start until it does will not "
+                f"stand under it; find them by their tag: tags.`sweep/name` = '{self.name}'"
+            )
+        return tags
 
 
 @contextmanager
@@ -122,20 +137,6 @@ def _open(sweep: SweepFile, trials: list[Trial], request: SweepRequest) -> Itera
         for folder in (sweep_dir / "configs", sweep_dir / "logs"):
             folder.mkdir(exist_ok=True)
         yield state
-
-
-def _set_tags(uri: str, run_id: str, tags: dict[str, str]) -> str | None:
-    """On a trial's MLflow run, which its own process writes. Returns what went wrong: the trials go on without a server."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
-    try:
-        client = MlflowClient(uri)
-        for key, value in tags.items():
-            client.set_tag(run_id, key, value)
-    except MlflowException as e:
-        return first_line(e)
-    return None
 
 
 def _mlflow_name(text: str) -> str:

@@ -6,12 +6,13 @@ taken its places: what is free is then what the cluster says, whoever else uses 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from harmonyray.sweep.file import SweepFile
 from harmonyray.sweep.results import figures_of, has_collapsed
 from harmonyray.sweep.state import SweepState, TrialState
 from harmonyray.sweep.trials import Trial
-from harmonyray.tracking import METRICS
+from harmonyray.tracking import METRICS, TAGS_VARIABLE
 
 POLL_S = 0.25
 INTERRUPTED = 130
@@ -45,7 +46,7 @@ class Running:
 
 
 class Scheduler:
-    """Runs what waits in `state`; `tell` gets lines for people, `adopt` the MLflow run of each trial that starts."""
+    """Runs what waits in `state`; `tell` gets lines for people, `tags` says what a trial's MLflow run is tagged with."""
 
     def __init__(
         self,
@@ -54,9 +55,9 @@ class Scheduler:
         state: SweepState,
         room: Any,
         tell: Callable[[str], None],
-        adopt: Callable[[Trial, str], None],
+        tags: Callable[[Trial], Mapping[str, str]],
     ) -> None:
-        self.sweep, self.trials, self.state, self.room, self.tell, self.adopt = sweep, trials, state, room, tell, adopt
+        self.sweep, self.trials, self.state, self.room, self.tell, self.tags = sweep, trials, state, room, tell, tags
         self.running: list[Running] = []
         self.asked_to_stop = 0
         self.told_busy = False
@@ -112,6 +113,7 @@ class Scheduler:
         goes_on = (run_dir / "config.yaml").exists()
         command += ["--resume"] if goes_on else []
         before = self._mark(trial)
+        environment = {**os.environ, **self.room.environment, TAGS_VARIABLE: json.dumps(self.tags(trial))}
         if self.asked_to_stop:  # since it was chosen
             return
         with log_file.open("ab") as log:
@@ -122,7 +124,7 @@ class Scheduler:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **self.room.environment},
+                env=environment,
             )
         self.running.append(Running(trial, process, before))
         if self.asked_to_stop:  # before it could be told with the others
@@ -133,14 +135,8 @@ class Scheduler:
 
     def _look_at(self, running: Running) -> None:
         """Takes note of what a trial has done since."""
-        trial, state = running.trial, self.state.trials[running.trial.id]
+        state = self.state.trials[running.trial.id]
         code = running.process.poll()  # before the figures: what it wrote last is then there
-        if state.mlflow_run_id is None and self._mark(trial) != running.before:
-            figures = figures_of(self.state.run_dir(trial), self.sweep.measure)
-            if figures.mlflow_run_id is not None:
-                state.mlflow_run_id = figures.mlflow_run_id
-                self.adopt(trial, figures.mlflow_run_id)
-                self.state.write()
         if code is None:
             self._maybe_end_early(running)
             return
@@ -160,9 +156,10 @@ class Scheduler:
 
     def _record_end(self, running: Running, state: TrialState, code: int) -> None:
         trial, seconds = running.trial, time.monotonic() - running.begun
+        figures = figures_of(self.state.run_dir(trial), self.sweep.measure)
+        state.mlflow_run_id = figures.mlflow_run_id
         if code == 0 or (running.collapsed and code == INTERRUPTED):
             state.status, state.error = "finished" if code == 0 else "stopped", None
-            figures = figures_of(self.state.run_dir(trial), self.sweep.measure)
             self.tell(f"{trial.id}: {state.status}, {figures.before:.3f} -> {figures.final:.3f} ({seconds:.0f} s)")
         elif self.asked_to_stop:
             state.status = "waiting"
