@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# prctl(2) with PR_SET_PDEATHSIG, which outlives the exec. A parent that is gone by then sends nothing any more.
+# prctl(2) with PR_SET_PDEATHSIG, which outlives the exec. A parent that is gone by then sends nothing any more. Whoever was
+# started in the background of a shell script ignores SIGINT, and its children would.
 _WITH_PARENT = """
 import ctypes, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 ctypes.CDLL(None).prctl(1, signal.SIGINT)
 if os.getppid() != int(sys.argv[1]):
     sys.exit("whoever started this has ended")

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +28,16 @@ from harmonyray.interrupts import ends_with_us
 subprocess.Popen(ends_with_us(sys.argv[1:]), start_new_session=True)
 time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """No signal is ignored, as SIGINT is where a script has started this in the background, and SIGHUP under nohup."""
+    hearing = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in hearing.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def scheduler_of(folder: Path, names: list[str], has_room: Callable[[], bool], told: list[str]) -> Scheduler:
