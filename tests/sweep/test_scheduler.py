@@ -46,7 +46,7 @@ def scheduler_of(folder: Path, names: list[str], has_room: Callable[[], bool], t
     trials = [Trial(name, Cell(name, "", ()), 0, CONFIG) for name in names]
     sweep: Any = SimpleNamespace(max_parallel=1, measure="", stop_collapsed_after=None, retries=0)
     room = SimpleNamespace(has_room=lambda config, running: has_room(), environment={})
-    return Scheduler(sweep, trials, SweepState(folder, trials), room, told.append, lambda trial, run: None)
+    return Scheduler(sweep, trials, SweepState(folder, trials), room, told.append, lambda trial: {})
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
