@@ -192,7 +192,7 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(
         "step 1: view 'reframer' returned no answers; does the model follow its prompt (harmonyray list views), and is "
         "rollout.max_response_tokens long enough?",
         "skipped 1 problem(s) with a prompt longer than rollout.max_prompt_tokens = 256: a",
-        "MLflow did not take a record (metrics.jsonl has it): MlflowException: gone [bold]",
+        "MlflowException: gone [bold]",
     ]
 
 

@@ -6,6 +6,7 @@ import re
 import textwrap
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -214,4 +215,4 @@ def test_a_statistic_that_is_not_finite_ends_the_run() -> None:
             return {"entropy": np.array([0.0, np.nan])}
 
     with pytest.raises(RunError, match="the entropy of 1 response"):
-        scored(Diverged(), [], ["entropy"], type("Nothing", (), {"rollouts": [], "groups": []})())  # type: ignore[arg-type]
+        scored(Diverged(), [], ["entropy"], type("Nothing", (), {"rollouts": [], "groups": [SimpleNamespace(statistics={})]})())  # type: ignore[arg-type]

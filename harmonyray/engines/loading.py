@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -15,6 +16,10 @@ from harmonyray.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+if not torch.cuda.is_available():
+    # Saving a model may import DeepSpeed, where it is installed: left to find out by itself it says so on standard output.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

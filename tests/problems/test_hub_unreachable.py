@@ -44,9 +44,9 @@ def refusal(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
 
 
 EXPECTED = {
-    "GatedRepo": ["Idavidrein/gpqa is gated", "datasets/Idavidrein/gpqa", "HF_TOKEN", "problems.dataset"],
-    "RepoNotFound": ["no data set 'Idavidrein/gpqa' can be seen on the hub", "problems.dataset", "HF_TOKEN"],
-    "RevisionNotFound": ["Idavidrein/gpqa has no revision 'v9'", "problems.revision"],
+    "GatedRepo": ["Idavidrein/gpqa is gated", "datasets/Idavidrein/gpqa", "HF_TOKEN", "-o dataset"],
+    "RepoNotFound": ["no data set 'Idavidrein/gpqa' can be seen on the hub", "-o dataset", "HF_TOKEN"],
+    "RevisionNotFound": ["Idavidrein/gpqa has no revision 'v9'", "-o revision"],
 }
 
 
@@ -63,7 +63,7 @@ def test_offline_and_not_downloaded(tmp_path: Path) -> None:
     done = prepare(tmp_path, "math500", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
-    for part in ("HuggingFaceH4/MATH-500 cannot be fetched", "HF_HUB_OFFLINE is set", "HF_ENDPOINT", "problems.dataset"):
+    for part in ("HuggingFaceH4/MATH-500 cannot be fetched", "HF_HUB_OFFLINE is set", "HF_ENDPOINT", "-o dataset"):
         assert part in done.stderr
 
 
