@@ -35,8 +35,10 @@ $(VENV)/.ready-check: $(VENV)/.ready
 demo: setup
 	$(BIN)/harmonyray train quickstart
 
+# Tests of actors need the machine for themselves. Of the others two files run at a time, collected in one order by both.
 test: setup-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/actors
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/actors
 
 check: $(VENV)/.ready-check
 	$(BIN)/ruff check .
