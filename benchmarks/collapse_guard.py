@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reporting import give_out
+from training_runs import train_once
 
 from harmonyray.config import load_config
 from harmonyray.config_sections import GuardConfig
 from harmonyray.guard import Alarm, Guard
 from harmonyray.registry import resolve
+from harmonyray.tracking import read_metrics
 
 FALL = 0.05
 ACCURACY = "eval/solver/avg_at_k"
@@ -40,11 +41,8 @@ def train(arguments: Sequence[str], seed: int, run_dir: Path, samples: int) -> N
     """A run in `run_dir`, unless a finished one is there. The guard says nothing meanwhile: all steps are wanted."""
     if (run_dir / "summary.json").exists():
         return
-    command = [sys.executable, "-m", "harmonyray", "train", *arguments, f"seed={seed}", "runtime.type=in_process"]
-    command += ["guard.action=none", "eval.every=1", f"eval.num_samples={samples}", "--run-dir", str(run_dir), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr}")
+    fixed = ["runtime.type=in_process", "guard.action=none", "eval.every=1", f"eval.num_samples={samples}"]
+    train_once([*arguments, f"seed={seed}", *fixed], run_dir)
 
 
 def first_alarm(run_dir: Path, rows: Sequence[dict[str, float]]) -> Alarm | None:
@@ -65,7 +63,7 @@ def onset(before: float, accuracies: Sequence[float]) -> int | None:
 
 def measure(run_dir: Path, seed: int) -> dict[str, Any]:
     """When a run's accuracy began to fall, when the guard fires and why, and the figures of every step."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(run_dir)
     before = json.loads((run_dir / "summary.json").read_text())["eval_before"][ACCURACY]
     accuracies = [row[ACCURACY] for row in rows]
     alarm, falls = first_alarm(run_dir, rows), onset(before, accuracies)
@@ -77,7 +75,7 @@ def measure(run_dir: Path, seed: int) -> dict[str, Any]:
         "fires_at": alarm and alarm.step,
         "late_by": alarm.step - falls if alarm and falls else None,
         "signs": dict(alarm.signs) if alarm else {},
-        "steps": [{key: row[key] for key in FIGURES if key in row} for row in rows],
+        "steps": [{key: row[key] for key in FIGURES if not math.isnan(row.get(key, math.nan))} for row in rows],
     }
 
 

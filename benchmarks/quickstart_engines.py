@@ -7,16 +7,12 @@ Every run is a `harmonyray train quickstart` of its own on actors, one after the
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from reporting import give_out
+from training_runs import over_seeds, train_once
 
 VLLM = ["rollout.engine.type=vllm"]
 LOSS = ["loss.type=truncated_is"]
@@ -31,31 +27,13 @@ RUNS: dict[str, list[str]] = {
 }
 
 
-def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
+def run_one(name: str, seed: int, run_dir: Path) -> dict[str, Any]:
     """One run: accuracies before and after, and medians over the steps without an evaluation or a checkpoint."""
-    run_dir = folder / f"run-{len(list(folder.iterdir()))}"
     apart = ["eval.every=0", "checkpoint.every=1000", f"seed={seed}"]
-    command = [
-        sys.executable,
-        "-m",
-        "harmonyray",
-        "train",
-        "quickstart",
-        *RUNS[name],
-        *apart,
-        "--run-dir",
-        str(run_dir),
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr}")
-    summary = json.loads(done.stdout.splitlines()[-1])
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()][2:-1]
+    summary, rows = train_once(["quickstart", *RUNS[name], *apart], run_dir)
+    rows = rows[2:-1]
     after = summary["eval_after"]
     return {
-        "run": name,
-        "seed": seed,
         "before": summary["eval_before"]["eval/solver/avg_at_k"],
         "solver": after["eval/solver/avg_at_k"],
         "reframer": after["eval/reframer/avg_at_k"],
@@ -83,19 +61,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for quickstart_engines.{json,md}")
-    args = parser.parse_args()
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in args.seeds:
-            for name in args.runs:
-                results.append(run_one(name, seed, Path(folder)))
-                print(f"{name}, seed {seed}: {results[-1]['solver']:.3f}, {results[-1]['step_s']:.2f} s a step", flush=True)
+    results, out = over_seeds(__doc__, RUNS, run_one, "solver")
     brief = {f"{r['run']}, {r['seed']}": r["solver"] for r in results}
-    give_out(args.out, "quickstart_engines", table(results), brief, results=results)
+    give_out(out, "quickstart_engines", table(results), brief, results=results)
 
 
 if __name__ == "__main__":

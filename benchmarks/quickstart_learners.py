@@ -8,17 +8,12 @@ be split over several calls.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from reporting import from_child, give_out
-
-from harmonyray.tracking import read_metrics
+from reporting import give_out
+from training_runs import over_seeds, train_once
 
 TWO_RANKS = ["learner.type=deepspeed", "learner.num_ranks=2"]
 RUNS: dict[str, list[str]] = {
@@ -28,16 +23,13 @@ RUNS: dict[str, list[str]] = {
 }
 
 
-def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
+def run_one(name: str, seed: int, run_dir: Path) -> dict[str, Any]:
     """One run: accuracies before and after, and medians over the steps."""
-    run_dir = folder / f"run-{len(list(folder.iterdir()))}"
-    command = [sys.executable, "-m", "harmonyray", "train", "quickstart", *RUNS[name], f"seed={seed}", "eval.every=0"]
-    summary = from_child([*command, "checkpoint.every=1000", "--run-dir", str(run_dir), "--json"])
-    rows = read_metrics(run_dir)[2:-1]
+    apart = ["eval.every=0", "checkpoint.every=1000", f"seed={seed}"]
+    summary, rows = train_once(["quickstart", *RUNS[name], *apart], run_dir)
+    rows = rows[2:-1]
     after = summary["eval_after"]
     return {
-        "run": name,
-        "seed": seed,
         "before": summary["eval_before"]["eval/solver/avg_at_k"],
         "solver": after["eval/solver/avg_at_k"],
         "reframer": after["eval/reframer/avg_at_k"],
@@ -58,22 +50,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, help="folder for quickstart_learners.{json,md}")
-    parser.add_argument(
-        "--earlier", type=Path, nargs="*", default=[], help="JSON files of earlier calls, whose runs are put first"
-    )
-    args = parser.parse_args()
-    results: list[dict[str, Any]] = [run for path in args.earlier for run in json.loads(path.read_text())["results"]]
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in args.seeds:
-            for name in args.runs:
-                results.append(run_one(name, seed, Path(folder)))
-                print(f"{name}, seed {seed}: {results[-1]['solver']:.3f}, {results[-1]['wall_s']:.0f} s", flush=True)
+    results, out = over_seeds(__doc__, RUNS, run_one, "solver")
     brief = {f"{r['run']}, {r['seed']}": r["solver"] for r in results}
-    give_out(args.out, "quickstart_learners", table(results), brief, results=results)
+    give_out(out, "quickstart_learners", table(results), brief, results=results)
 
 
 if __name__ == "__main__":

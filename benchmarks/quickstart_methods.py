@@ -12,13 +12,12 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from training_runs import train_once
 
 RUNS = {
     "harmonic": ["quickstart"],
@@ -37,12 +36,7 @@ COLOURS = {
 def run_one(arguments: list[str], seed: int, folder: Path, eval_every: int) -> dict[str, Any]:
     """One training run; its summary with the evaluation curve and the mean pseudo-label accuracy of the last 8 steps."""
     run_dir = folder / f"{'-'.join(arguments).replace('=', '_')}-{seed}"
-    command = [sys.executable, "-m", "harmonyray", "train", *arguments, f"seed={seed}", f"eval.every={eval_every}"]
-    done = subprocess.run([*command, "--run-dir", str(run_dir), "--json"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr}")
-    summary = json.loads(done.stdout.splitlines()[-1])
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    summary, rows = train_once([*arguments, f"seed={seed}", f"eval.every={eval_every}"], run_dir)
     curve = [(0, summary["eval_before"])] + [(r["step"], r) for r in rows if "eval/solver/avg_at_k" in r]
     return {
         "seed": seed,

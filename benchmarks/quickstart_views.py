@@ -8,16 +8,12 @@ grows with the views. Except where it says apart, all views of a run share one e
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from reporting import give_out
+from training_runs import over_seeds, train_once
 
 VIEWS = ["solver", "reframer", "shifted", "count_up", "split", "shift", "staged", "cooler"]
 """Those of configs/quickstart-views.yaml, in the order in which they join: the first K are a run's views."""
@@ -37,18 +33,10 @@ RUNS = {
 }
 
 
-def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
+def run_one(name: str, seed: int, run_dir: Path) -> dict[str, Any]:
     """One run: accuracies, labels, and medians over the steps of the seconds, evaluation apart."""
-    run_dir = folder / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
-    command = [sys.executable, "-m", "harmonyray", "train", "quickstart-views", *RUNS[name], f"seed={seed}", "eval.every=0"]
-    done = subprocess.run([*command, "--run-dir", str(run_dir), "--json"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr}")
-    summary = json.loads(done.stdout.splitlines()[-1])
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    summary, rows = train_once(["quickstart-views", *RUNS[name], f"seed={seed}", "eval.every=0"], run_dir)
     return {
-        "run": name,
-        "seed": seed,
         "before": summary["eval_before"]["eval/solver/avg_at_k"],
         "after": summary["eval_after"]["eval/solver/avg_at_k"],
         "coverage_first": statistics.mean(row["consensus/coverage"] for row in rows[:8]),
@@ -82,21 +70,11 @@ def same_figures(results: list[dict[str, Any]]) -> dict[int, bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for quickstart_views.{json,md}")
-    args = parser.parse_args()
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in args.seeds:
-            for name in args.runs:
-                results.append(run_one(name, seed, Path(folder)))
-                print(f"{name}, seed {seed}: {results[-1]['before']:.3f} -> {results[-1]['after']:.3f}", flush=True)
+    results, out = over_seeds(__doc__, RUNS, run_one, "after")
     same = same_figures(results)
     print(f"final evaluation of two views the same, shared and apart, by seed: {same}")
     brief = {f"{r['run']}, {r['seed']}": r["after"] for r in results}
-    give_out(args.out, "quickstart_views", table(results), brief, shared_equals_apart=same, results=results)
+    give_out(out, "quickstart_views", table(results), brief, shared_equals_apart=same, results=results)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from harmonyray.config import Config
 from harmonyray.config_objective import ObjectiveSettings
 from harmonyray.config_sections import Plugin
 from harmonyray.engines.paths import model_path
-from harmonyray.errors import ConfigError, ProblemError
+from harmonyray.errors import ProblemError
 from harmonyray.evaluate import EvalSettings, Evaluator
 from harmonyray.guard import Guard
 from harmonyray.guarding import Event, Watch
@@ -61,25 +61,6 @@ def uses_gold(config: Config) -> bool:
     """Whether gold answers reach the method."""
     uses: bool = resolve("methods", config.method.type).needs_gold
     return uses
-
-
-def check_gold(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
-    """Raises ConfigError if the method needs gold answers that are not there."""
-    missing = [p.id for p in problems if p.id not in gold]
-    if missing and uses_gold(config):
-        raise ConfigError(
-            f"'method.type' {config.method.type} needs a gold answer for every problem; {len(missing)} of {len(problems)} have "
-            f"none, {missing[0]!r} for one: add the answers to the problem source, or use a label-free method"
-        )
-
-
-def check_best(config: Config, problems: Sequence[Problem], gold: Mapping[str, GoldAnswer]) -> None:
-    """Raises ConfigError if checkpoints are to be chosen by answers that nobody knows."""
-    if config.checkpoint.best is not None and not any(p.id in gold for p in problems):
-        raise ConfigError(
-            f"'checkpoint.best' is {config.checkpoint.best}, and there are no gold answers to evaluate that with: add answers to "
-            "the problem source, or leave it null"
-        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from harmonyray.clock import PHASES
 from harmonyray.config import Config
 from harmonyray.guarding import Event, described
 from harmonyray.result_table import result_table, steps_of
@@ -22,7 +23,6 @@ LITERAL: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False} 
 SHOWN_IDS = 5
 LINE_S = 10.0  # least time between two lines of progress in a file
 SUMMARY_TEXT = "summary.txt"
-PHASES = ("generate", "score", "grade", "learn", "sync", "eval")  # of a step, by the names of time/{phase}_s
 
 
 class Reporter:

@@ -4,49 +4,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from harmonyray.collect import collect
+from harmonyray.clock import Clock
 from harmonyray.errors import LearnerLostError, NotFiniteError, RolloutsLostError, RunError
 from harmonyray.guarding import TurnBack
 from harmonyray.ledger import take_ledger
 from harmonyray.parts import Parts, bookmark
 from harmonyray.resampling import fill, planned
-from harmonyray.step_metrics import Clock, collected_metrics, step_metrics
+from harmonyray.rollouts_ahead import Rollouts
+from harmonyray.saving import Saving
+from harmonyray.step_metrics import step_metrics
 from harmonyray.types import Collected, GroupRows, UpdateReport
 
 
 def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: False) -> int:
     """Runs steps `first_step`..`steps` (from 1) and returns the last one finished; ends early after a step if asked to.
 
-    A step is: sample every view and group the answers, judge, update, broadcast, evaluate and save when due. Raises RunError,
-    with a checkpoint saved, for a step of which too little could be sampled, and CollapseError likewise if the guard says so;
-    TurnBack if it says to go back; LearnerLostError, with nothing saved.
+    A step is: sample every view and group the answers, judge, update, broadcast, evaluate and save when due, which is done while
+    the next rollouts are sampled. Raises RunError, with a checkpoint saved, for a step of which too little could be sampled, and
+    CollapseError likewise if the guard says so; TurnBack if it says to go back; LearnerLostError, with nothing saved.
     """
-    saved = first_step - 1
-    finished: int | None = saved  # None while the learner may be at neither of two steps
+    finished: int | None = first_step - 1  # None while the learner may be at neither of two steps
     put_back = bookmark(p.method)  # to what it was after the step that was finished last
-    beside = ThreadPoolExecutor(2, thread_name_prefix="step")  # for the next rollouts, and for learning
-    coming: Future[Collected] | None = None
+    beside = ThreadPoolExecutor(2, thread_name_prefix="step")  # for the next rollouts, learning and saving: two at most at once
+    rollouts, saving = Rollouts(p, beside), Saving(p.save, first_step - 1, beside)
     try:
         for step in range(first_step, p.steps + 1):
             clock, row = Clock(), dict[str, Any]()
             with clock("step"):
-                with clock("generate"):
-                    got = coming.result() if coming is not None else collect_step(p, step, p.runtime.engine_version)
-                if coming is None:
-                    clock.move("generate", "grade", got.grade_s)
-                coming = None
-                if len(got.groups) < p.min_complete_share * p.schedule.per_step:
-                    p.tracker.log_failed(step, got.failed)
-                    raise _too_little(p, step, got)
+                got = rollouts.take(step, clock)
+                with clock("save"):
+                    saving.finish()
+                _check_enough(p, step, got)
                 got = fill(p, step, got, clock, row)
                 # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
                 if p.lag and not (p.saves(step) or p.evaluates(step)):
-                    with clock("sync"):
-                        row |= _named("sync", p.runtime.sync())
-                    coming = beside.submit(collect_step, p, step + 1, None if p.syncs_in_flight else p.runtime.engine_version)
+                    _sync(p, clock, row)
+                    rollouts.begin(step + 1)
                 with clock("score"):
                     got = p.score(got)
                 with clock("grade"):
@@ -57,47 +53,42 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 finished = None
                 with clock("learn"):
                     learning = None if plan is None else beside.submit(_update, p, plan, step)
-                    if coming is None and step < p.steps:
+                    if not rollouts.begun and step < p.steps:
                         p.runtime.prepare(p.asks, p.schedule.draw(step + 1))
                     ledger = take_ledger(step, judgements, p.evaluator.mark(judgements))
-                    row |= step_metrics(p.evaluator, p.asks, got.rollouts, judgements, ledger)
-                    row |= collected_metrics(got, p.asks)
+                    row |= step_metrics(p.evaluator, p.asks, got, judgements, ledger)
                     report, learn_s = (None, 0.0) if learning is None else learning.result()
                     row |= {} if report is None else _named("train", report.metrics)
                 clock.move("learn", "grade", clock.seconds["time/learn_s"] - learn_s)
-                if learning is not None and (coming is None or p.syncs_in_flight):
-                    with clock("sync"):
-                        row |= _named("sync", p.runtime.sync())
+                if learning is not None and (p.syncs_in_flight or not rollouts.begun):
+                    _sync(p, clock, row)
                 row |= {"policy_version": p.runtime.policy_version, "train/skipped": float(plan is None)}
                 failure = _evaluate(p, step, clock, row) if p.evaluates(step) else None
-            row["runtime/restarts"] = float(p.runtime.take_restarts())
-            row = {"step": step, **row}
+            row = {"step": step, **row, "runtime/restarts": float(p.runtime.take_restarts())}
             row |= p.guard.look(row)
             p.tracker.log_step(step, row | clock.seconds, got, judgements, ledger)
             finished, put_back, stopping = step, bookmark(p.method), step < p.steps and stop_asked()
             p.guard.act(failure)
             if p.saves(step) or stopping or p.is_best(row):
-                p.save(step)
-                saved = step
+                saving.begin(step)
             if failure is not None:
                 raise failure
             if stopping:
-                return step
-        return p.steps
+                break
+        saving.finish()
+        return saving.step
     except (TurnBack, LearnerLostError):
-        wait([] if coming is None else [coming])  # nobody samples any more when the weights are changed
+        saving.settle()
+        rollouts.settle()  # nobody samples any more when the weights are changed
         raise
     except RunError as e:
+        saving.settle()
         put_back()
-        _save_the_last(p, saved, step - 1 if isinstance(e, (RolloutsLostError, NotFiniteError)) else finished, e)
+        # Of rollouts that are lost, and gradients that are not finite, the learner has learned nothing.
+        saving.finish_after(e, step - 1 if isinstance(e, (RolloutsLostError, NotFiniteError)) else finished)
         raise
     finally:
         beside.shutdown(wait=False, cancel_futures=True)
-
-
-def collect_step(p: Parts, step: int, version: int | None) -> Collected:
-    """A step's rollouts and their answers, sampled under that policy version (None: whichever the engines come to hold)."""
-    return collect(p.runtime, p.grader, p.asks, p.schedule.draw(step), version, (p.seed, "train", step))
 
 
 def _update(p: Parts, plan: Sequence[GroupRows], step: int) -> tuple[UpdateReport, float]:
@@ -120,26 +111,24 @@ def _evaluate(p: Parts, step: int, clock: Clock, row: dict[str, Any]) -> RunErro
     return None
 
 
-def _save_the_last(p: Parts, saved: int, finished: int | None, error: RunError) -> None:
-    """What was learned until the step that is `finished` is kept, if the learner still has it and only that. (Of rollouts that
-    are lost, and gradients that are not finite, it has learned nothing.)"""
-    if finished is None or finished <= saved:
-        return
-    try:
-        p.save(finished)
-    except RunError as e:
-        error.add_note(f"step {finished} could not be saved: {e}")
+def _sync(p: Parts, clock: Clock, row: dict[str, Any]) -> None:
+    with clock("sync"):
+        row |= _named("sync", p.runtime.sync())
 
 
 def _named(prefix: str, metrics: Any) -> dict[str, float]:
     return {f"{prefix}/{key}": value for key, value in metrics.items()}
 
 
-def _too_little(p: Parts, step: int, got: Collected) -> RunError:
+def _check_enough(p: Parts, step: int, got: Collected) -> None:
+    """Raises RunError if too few of the step's problems could be sampled."""
+    if len(got.groups) >= p.min_complete_share * p.schedule.per_step:
+        return
+    p.tracker.log_failed(step, got.failed)
     last = got.failed[-1]
     why = f"problem {last.problem_id!r}, view {last.view!r}, attempt {last.attempt}: {last.reason}"
     kept = f"Step {step - 1} is saved: mend the cause and go on with --resume" if step > 1 else "Nothing was learned yet"
-    return RunError(
+    raise RunError(
         f"step {step}: only {len(got.groups)} of {p.schedule.per_step} problems could be sampled in every view, less than "
         f"rollout.min_complete_share = {p.min_complete_share:g}; the last failure: {why}. {kept}"
     )

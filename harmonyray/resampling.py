@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from harmonyray.algos.batching import plan_batch, plan_metrics, teaching
+from harmonyray.clock import Clock
 from harmonyray.collect import collect
 from harmonyray.parts import Parts, bookmark
-from harmonyray.step_metrics import Clock
 from harmonyray.types import Collected, GroupRows, Judgement
 
 

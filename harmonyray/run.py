@@ -13,7 +13,6 @@ from typing import Any
 
 from harmonyray import build
 from harmonyray.checkpoint import CheckpointStore, evaluation
-from harmonyray.compared import check_compared
 from harmonyray.config import Config
 from harmonyray.console import SUMMARY_TEXT, Reporter
 from harmonyray.errors import CheckpointError, CollapseError
@@ -24,6 +23,7 @@ from harmonyray.interrupts import graceful_interrupt
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.outbox import Place
 from harmonyray.parts import Parts
+from harmonyray.preflight import load_checked
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.recovery import train_through
@@ -54,11 +54,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
     Raises UserError before anything is started, RunError for a failure; the run directory stays usable either way.
     """
     begun = time.perf_counter()
-    problems, gold = build.load_problems(config)
-    build.check_gold(config, problems, gold)
-    build.check_best(config, problems, gold)
-    build.check_models(config)
-    check_compared(config, build.make_asks(config, build.make_views(config)))
+    problems, gold = load_checked(config)
     build.check_placement(config)
     with open_run(config, run_dir, resume) as start:
         if start.summary is not None:

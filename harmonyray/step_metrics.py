@@ -1,11 +1,9 @@
-"""What a step was like, in numbers: what was sampled and read, what was voted, and where the time went."""
+"""What a step was like, in numbers: what was sampled and read, and what was voted."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,17 +11,17 @@ from harmonyray.algos.diagnostics import consensus_metrics
 from harmonyray.evaluate import Evaluator
 from harmonyray.ledger import StepLedger
 from harmonyray.protocols import Ask
-from harmonyray.types import Collected, Judgement, ProblemRollouts
+from harmonyray.types import Collected, Judgement
 
 
 def step_metrics(
     evaluator: Evaluator,
     asks: Sequence[Ask],
-    rollouts: Sequence[ProblemRollouts],
+    collected: Collected,
     judgements: Sequence[Judgement],
     ledger: StepLedger,
 ) -> dict[str, float]:
-    """What a step's rollouts and judgements were like: `consensus/*`, `selectors/*`, `reward/{view}/*`, `rollout/{view}/*`."""
+    """What a step's rollouts and judgements were like: `consensus/*`, `selectors/*`, `reward/{view}/*`, `rollout/*`."""
     groups = [j.group for j in judgements]
     row = consensus_metrics([j.consensus for j in judgements], groups) | ledger.metrics()
     row |= evaluator.label_metrics(judgements, ledger.marks, ledger.verdicts)
@@ -31,7 +29,7 @@ def step_metrics(
     for key in sorted({key for j in judgements for key in j.metrics}):
         row[key] = float(np.mean([j.metrics[key] for j in judgements if key in j.metrics]))
     for v, view in enumerate(ask.view for ask in asks):
-        of_view = [problem.groups[v].figures for problem in rollouts]
+        of_view = [problem.groups[v].figures for problem in collected.rollouts]
         row[f"reward/{view.name}/mean"] = float(np.nanmean([j.rewards[v] for j in judgements]))
         row[f"rollout/{view.name}/length"] = float(np.mean(np.concatenate([f.lengths for f in of_view])))
         row[f"rollout/{view.name}/truncated"] = float(np.mean(np.concatenate([f.truncated for f in of_view])))
@@ -41,10 +39,10 @@ def step_metrics(
             row[f"rollout/{view.name}/draft_length"] = float(np.mean(drafts))
             row[f"rollout/{view.name}/draft_too_long"] = float(np.mean(np.concatenate([f.drafts_too_long for f in of_view])))
         row[f"rollout/{view.name}/answered"] = float(np.mean([g.cluster_ids[v, : g.num_samples[v]] >= 0 for g in groups]))
-    return row
+    return row | _counts(collected, asks)
 
 
-def collected_metrics(collected: Collected, asks: Sequence[Ask]) -> dict[str, float]:
+def _counts(collected: Collected, asks: Sequence[Ask]) -> dict[str, float]:
     """`rollout/complete_share` of the problems asked, and of each view `rollout/{view}/retried` and `.../failed`: groups that
     were sampled again, and those given up."""
     num_complete, num_incomplete = len(collected.groups), len({f.problem_id for f in collected.failed if f.last})
@@ -54,23 +52,3 @@ def collected_metrics(collected: Collected, asks: Sequence[Ask]) -> dict[str, fl
     for name in (ask.view.name for ask in asks):
         row |= {f"rollout/{name}/retried": float(retried[name]), f"rollout/{name}/failed": float(given_up[name])}
     return row
-
-
-class Clock:
-    """Seconds spent in named phases: `with clock("learn"): ...` adds to `seconds["time/learn_s"]`."""
-
-    def __init__(self) -> None:
-        self.seconds = {f"time/{name}_s": 0.0 for name in ("step", "generate", "score", "grade", "learn", "sync", "eval")}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[f"time/{name}_s"] += time.perf_counter() - start
-
-    def move(self, source: str, target: str, seconds: float) -> None:
-        """Counts seconds that were spent in phase `source` as phase `target`'s."""
-        self.seconds[f"time/{source}_s"] -= seconds
-        self.seconds[f"time/{target}_s"] += seconds

@@ -15,6 +15,7 @@ from harmonyray import build, checkpoint
 from harmonyray.checkpoint import CheckpointStore, evaluation, replace_directory
 from harmonyray.config import load_config
 from harmonyray.errors import CheckpointError, ConfigError
+from harmonyray.preflight import check_best
 
 
 def writes(text: str) -> Callable[[Path], None]:
@@ -229,10 +230,10 @@ def test_what_beats_the_best(tmp_path: Path) -> None:
 def test_a_best_that_nothing_measures_is_refused() -> None:
     config = load_config("quickstart", [f"checkpoint.best={ACCURACY}"])
     problems, gold = build.load_problems(config)
-    build.check_best(config, problems, gold)
-    build.check_best(load_config("quickstart"), problems, {})
+    check_best(config, problems, gold)
+    check_best(load_config("quickstart"), problems, {})
     with pytest.raises(ConfigError, match=r"'checkpoint\.best' is eval/solver/avg_at_k, and there are no gold answers"):
-        build.check_best(config, problems, {})
+        check_best(config, problems, {})
 
 
 def test_one_from_before_the_last_steps_is_kept_however_many_are_saved(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def row(step: int, coverage: float = 0.5, **changes: float) -> dict[str, float]:
         "rollout/solver/answered": 1.0,
         "rollout/reframer/answered": 1.0,
         "runtime/restarts": 0.0,
-        **{f"time/{name}_s": 0.2 for name in ("step", "generate", "score", "grade", "learn", "sync", "eval")},
+        **{f"time/{name}_s": 0.2 for name in ("step", "generate", "score", "grade", "learn", "sync", "eval", "save")},
         "train/skipped": float(not coverage),
     }
     if coverage:

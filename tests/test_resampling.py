@@ -13,12 +13,12 @@ from run_helpers import rows, samples, small_run, steady, weights
 
 from harmonyray.algos.advantages import Grpo
 from harmonyray.algos.base import MethodBase, MethodContext, labelled, match_label
+from harmonyray.clock import Clock
 from harmonyray.ledger import read_ledger
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Ask
 from harmonyray.resampling import fill
 from harmonyray.selectors import select
-from harmonyray.step_metrics import Clock
 from harmonyray.types import AnswerGroup, Collected, Judgement, Problem, Sampling
 
 PROBLEMS = [Problem(f"p{i}", "?") for i in range(8)]

@@ -63,7 +63,7 @@ def test_the_saved_config_is_resolved_and_is_this_run(six: tuple[Path, dict[str,
 
 
 METRICS = [
-    *(f"time/{name}_s" for name in ("step", "generate", "grade", "learn", "sync", "eval")),
+    *(f"time/{name}_s" for name in ("step", "generate", "grade", "learn", "sync", "eval", "save")),
     *(f"consensus/{name}" for name in ("label_accuracy", "upper_bound", "coverage", "disagreement", "js", "margin", "entropy")),
     "consensus/self_consistency",
     "consensus/view_invariance",
@@ -89,7 +89,7 @@ def test_every_step_has_the_promised_metrics(six: tuple[Path, dict[str, Any]]) -
         assert [name for name in METRICS if name not in row] == []
         assert ("eval/majority_at_k" in row) == (row["step"] in (3, 6))
         assert all(isinstance(value, int | float) for value in row.values())
-        parts = sum(row[f"time/{p}_s"] for p in ("generate", "grade", "learn", "sync", "eval"))
+        parts = sum(row[f"time/{p}_s"] for p in ("generate", "grade", "learn", "sync", "eval", "save"))
         assert 0 < parts <= row["time/step_s"]
     assert [name for name in EVALS if name not in got[2]] == []
     assert [row["policy_version"] for row in got] == [1, 2, 3, 4, 5, 6]

@@ -188,7 +188,9 @@ class RayRuntime:
     # The learner's process may have another working directory (on a cluster it has), so paths go there whole.
 
     def save(self, directory: Path) -> None:
-        self._learn("save", directory.resolve())
+        """May run in a thread while engines sample; one that is lost meanwhile is replaced after it."""
+        with self._changing:
+            self._learn("save", directory.resolve())
 
     def save_model(self, directory: Path) -> None:
         self._learn("save_model", directory.resolve())

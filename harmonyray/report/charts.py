@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harmonyray.console import PHASES
+from harmonyray.clock import PHASES
 from harmonyray.report.reading import RunRecord
 
 SELECTORS = ("harmonic", "majority", "arithmetic", "mutual_information", "reliability", "self")  # as many as one picture bears

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from harmonyray import __version__
-from harmonyray.console import PHASES
+from harmonyray.clock import PHASES
 from harmonyray.guarding import described
 from harmonyray.report.charts import Chart
 from harmonyray.report.comparing import LAST_STEPS, RunLine, fired_signs, mean_of

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harmonyray import build
-from harmonyray.compared import check_compared
 from harmonyray.config import Config, load_config
 from harmonyray.config_checks import known_measures
 from harmonyray.errors import ConfigError, UserError
+from harmonyray.preflight import load_checked
 from harmonyray.registry import nearest, resolve
 from harmonyray.sweep.file import SweepFile
 
@@ -87,11 +86,7 @@ def check(trials: list[Trial], room: Any) -> None:
     for trial in {trial.cell.name: trial for trial in reversed(trials)}.values():
         config = trial.config
         try:
-            problems, gold = build.load_problems(config)
-            build.check_gold(config, problems, gold)
-            build.check_best(config, problems, gold)
-            build.check_models(config)
-            check_compared(config, build.make_asks(config, build.make_views(config)))
+            problems, gold = load_checked(config)
             room.check(config)
         except UserError as e:
             raise type(e)(f"cell {trial.cell.name!r}: {e}") from e

@@ -103,7 +103,7 @@ def test_a_trial_whose_process_outlived_an_earlier_sweep_waits(tmp_path: Path) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
 def test_a_child_is_interrupted_when_its_parent_is_killed() -> None:
-    child = "import time; print('up', flush=True)\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('told', flush=True)"
+    child = "import time\ntry: print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt: print('told', flush=True)"
     command = [sys.executable, "-c", PARENT, sys.executable, "-c", child]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
