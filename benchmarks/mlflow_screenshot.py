@@ -1,6 +1,8 @@
-"""A run in the MLflow UI, seen with a headless Chromium: starts `mlflow ui`, opens the run's metrics, takes a picture.
+"""A run or a sweep in the MLflow UI, seen with a headless Chromium: starts `mlflow ui`, opens the run's metrics, or the sweep's
+run with those of its trials under it, and takes a picture.
 
-python benchmarks/mlflow_screenshot.py runs/<run> --out docs/mlflow.png
+    python benchmarks/mlflow_screenshot.py runs/<run> --out docs/mlflow.png
+    python benchmarks/mlflow_screenshot.py runs/<sweep> --out docs/mlflow-sweep.png
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ CHROMIUM_FLAGS = (
     "--disable-sync",
     "--window-size=1500,1700",
 )
+
+UNFOLD = "button[data-component-id*='runnamecellrenderer']"
+"""The button before the name of a run that has others under it."""
 
 
 @contextmanager
@@ -79,29 +84,55 @@ def wait_for(ready: Any, seconds: float) -> None:
     raise TimeoutError(f"not ready after {seconds:g} s")
 
 
-def photograph(run_dir: Path, out: Path) -> str:
-    """Saves a picture of the run's metric charts and returns the page's text."""
+def photograph(directory: Path, out: Path) -> str:
+    """Saves a picture of what is in the directory of a run or a sweep, and returns the page's text."""
     from mlflow.tracking import MlflowClient
 
-    store = run_dir.resolve().parent / "mlflow.db"
-    run_id = json.loads((run_dir / "summary.json").read_text())["mlflow_run_id"]
-    experiment = MlflowClient(f"sqlite:///{store}").get_run(run_id).info.experiment_id
+    is_sweep = (directory / "trials.json").exists()
+    store = (directory if is_sweep else directory.resolve().parent) / "mlflow.db"
+    record = json.loads((directory / ("trials.json" if is_sweep else "summary.json")).read_text())
+    run = MlflowClient(f"sqlite:///{store}").get_run(record["mlflow_run_id"])
     with mlflow_ui(store) as address, chromium() as driver:
-        driver.get(f"{address}/#/experiments/{experiment}/runs/{run_id}")
-        wait_for(lambda: "label_accuracy" in driver.find_element("tag name", "body").text, 120)
-        text: str = driver.find_element("tag name", "body").text
-        driver.get(f"{address}/#/experiments/{experiment}/runs/{run_id}/model-metrics")
-        wait_for(lambda: len(driver.find_elements("css selector", ".js-plotly-plot, canvas, svg.main-svg")) > 2, 120)
-        time.sleep(2)  # the charts' entry animation
+        experiment = f"{address}/#/experiments/{run.info.experiment_id}"
+        if is_sweep:
+            text = open_sweep(driver, experiment, run.info.run_name, len(record["trials"]))
+        else:
+            text = open_run(driver, f"{experiment}/runs/{run.info.run_id}")
         out.parent.mkdir(parents=True, exist_ok=True)
         driver.save_screenshot(str(out))
     return text
 
 
+def open_run(driver: Any, page: str) -> str:
+    """The run's metric charts; the text of its overview."""
+    driver.get(page)
+    wait_for(lambda: "label_accuracy" in _text(driver), 120)
+    text = _text(driver)
+    driver.get(f"{page}/model-metrics")
+    wait_for(lambda: len(driver.find_elements("css selector", ".js-plotly-plot, canvas, svg.main-svg")) > 2, 120)
+    time.sleep(2)  # the charts' entry animation
+    return text
+
+
+def open_sweep(driver: Any, experiment: str, name: str, num_trials: int) -> str:
+    """The experiment's runs with those of the sweep's trials unfolded; the text of that."""
+    driver.get(f"{experiment}/runs?viewMode=table")
+    wait_for(lambda: name in _text(driver) and driver.find_elements("css selector", UNFOLD), 120)
+    folded = _text(driver).count("\n")
+    driver.find_element("css selector", UNFOLD).click()
+    wait_for(lambda: _text(driver).count("\n") >= folded + min(num_trials, 20), 120)  # only what is in sight is drawn
+    return _text(driver)
+
+
+def _text(driver: Any) -> str:
+    text: str = driver.find_element("tag name", "body").text
+    return text
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("directory", type=Path, help="of a run or a sweep that has ended")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    photograph(args.run_dir, args.out)
+    photograph(args.directory, args.out)
     print(args.out)
