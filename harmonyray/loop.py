@@ -85,7 +85,11 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
         saving.settle()
         put_back()
         # Of rollouts that are lost, and gradients that are not finite, the learner has learned nothing.
-        saving.finish_after(e, step - 1 if isinstance(e, (RolloutsLostError, NotFiniteError)) else finished)
+        unlearned = finished is None and isinstance(e, (RolloutsLostError, NotFiniteError))
+        saving.finish_after(e, step - 1 if unlearned else finished)
+        raise
+    except BaseException:
+        saving.settle()  # before the learner is ended, and others may take up the run
         raise
     finally:
         beside.shutdown(wait=False, cancel_futures=True)

@@ -1,11 +1,12 @@
-"""Training through what goes wrong: the loop, begun again from a checkpoint when the guard says so or the learner is lost."""
+"""Training through what goes wrong: the loop, begun again from a checkpoint when the guard says so or the learner is lost, and
+what comes before the loop, begun again."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from harmonyray.checkpoint import STATE_FILE, replace_directory
 from harmonyray.console import Reporter
@@ -16,6 +17,25 @@ from harmonyray.parts import Parts
 from harmonyray.protocols import Stateful
 from harmonyray.rundir import Start
 from harmonyray.tracking import RunTracker
+
+T = TypeVar("T")
+
+
+def through_losses(runtime: Any, begin: Callable[[], None], reporter: Reporter, step: int, what: Callable[[], T]) -> T:
+    """What `what` gives, asked for again each time that the learner is lost meanwhile, after `begin`: it brings a new one, and
+    the engines, to where the run begins, after `step`. Raises RunError once the run's restarts are used up."""
+    lost = False
+    while True:
+        try:
+            if lost:
+                runtime.restart_learner()
+                begin()
+                reporter.started_again(step)
+                lost = False
+            return what()
+        except LearnerLostError as e:
+            reporter.learner_lost(str(e))
+            lost = True
 
 
 def train_through(

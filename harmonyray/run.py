@@ -26,7 +26,7 @@ from harmonyray.parts import Parts
 from harmonyray.preflight import load_checked
 from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
-from harmonyray.recovery import train_through
+from harmonyray.recovery import through_losses, train_through
 from harmonyray.result_table import LABEL_WINDOW
 from harmonyray.rundir import RECORD, SUMMARY, Start, flat, in_rays_copy, keep_batch, open_run, write_text
 from harmonyray.tracking import RUN_DIR_TAG, TAGS_VARIABLE, RunTracker, read_metrics
@@ -107,9 +107,14 @@ def _train(
     """Opens the runtime and runs the loop, to the saved model."""
     views = build.make_views(config)
     with build.open_runtime(config, views) as (runtime, grader):
-        if start.checkpoint is not None:
-            runtime.load(start.checkpoint)
-        runtime.sync()  # from the first token on, every engine holds the learner's weights and has acknowledged them
+
+        def begin() -> None:
+            if start.checkpoint is not None:
+                runtime.load(start.checkpoint)
+            runtime.sync()  # from the first token on, every engine holds the learner's weights and has acknowledged them
+
+        surely = partial(through_losses, runtime, begin, reporter, start.first_step - 1)
+        surely(begin)
         parts, skipped = build.fitting_parts(config, problems, views, runtime)
         reporter.skipped(skipped, config.rollout.max_prompt_tokens)
         asks = build.make_asks(config, views)
@@ -123,7 +128,7 @@ def _train(
         mlflow.log_tag(RUN_DIR_TAG, str(start.run_dir.resolve()))
         mlflow.log_artifacts(start.run_dir / "config.yaml")
         evaluator = build.make_evaluator(config, parts, gold, views, runtime, grader)
-        before = _evaluated_before(start, evaluator, runtime.policy_version, mlflow)
+        before = surely(lambda: _evaluated_before(start, evaluator, runtime.policy_version, mlflow))
         reporter.evaluated(_newest_evaluation(read_metrics(start.run_dir)) or before, start.first_step - 1)
         method = build.make_method(config, grader, gold)
         if isinstance(method, Stateful) and "method" in start.state:
@@ -166,7 +171,7 @@ def _train(
         pause: CollapseError | None = None
         with tracker, graceful_interrupt(reporter.interrupted) as stop_asked:
             if config.guard.action == "rollback" and start.checkpoint is None:
-                save(0)  # a run that goes astray before its first checkpoint has somewhere to go back to
+                surely(lambda: save(0))  # a run that goes astray before its first checkpoint has somewhere to go back to
             try:
                 last = train_through(turned, start, runtime, tracker, reporter, stop_asked)
             except CollapseError as e:  # told to the end, with a summary of what there is

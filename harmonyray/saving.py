@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 
-from harmonyray.errors import RunError
+from harmonyray.errors import RunError, brief
 
 
 class Saving:
@@ -41,5 +41,5 @@ class Saving:
             self.finish()
             if finished is not None and finished > self.step:
                 self._save(finished)
-        except RunError as e:
-            error.add_note(f"step {finished} could not be saved: {e}")
+        except Exception as e:  # noqa: BLE001 - whatever it is, `error` is what ended the run
+            error.add_note(f"step {finished} could not be saved: {brief(e)}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_helpers import small_run
+from run_helpers import rows, small_run
 
-from harmonyray.errors import CheckpointError, RunError
+from harmonyray.errors import CheckpointError, RolloutsLostError, RunError
+from harmonyray.evaluate import Evaluator
 from harmonyray.inprocess import InProcessRuntime
 from harmonyray.saving import Saving
 
@@ -70,7 +72,7 @@ def test_after_an_error_a_failed_save_is_a_note_on_it(threads: ThreadPoolExecuto
     if begun:
         saving.begin(4)
     saving.finish_after(error, 4)
-    assert error.__notes__ == ["step 4 could not be saved: no room for step 4"]
+    assert error.__notes__ == ["step 4 could not be saved: CheckpointError: no room for step 4"]
 
 
 def test_a_run_saves_while_it_samples_and_before_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,3 +104,48 @@ def test_a_run_saves_while_it_samples_and_before_it_learns(tmp_path: Path, monke
     assert steps == ["update 1", "saved 1", "update 2", "saved 2", "update 3", "saved 3"]
     assert told.index("sample 2") < told.index("saved 1") < told.index("update 2")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-000003"
+
+
+@pytest.mark.parametrize("error", [RunError("no engine is left"), ValueError("an engine's own"), KeyboardInterrupt()])
+def test_what_ends_the_run_while_a_checkpoint_is_written_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    failed = threading.Event()
+    sample, save = InProcessRuntime.sample, InProcessRuntime.save
+
+    def samples(self: InProcessRuntime, *args: Any) -> Any:
+        if args[-1][1:] == ("train", 2):
+            failed.set()
+            raise error
+        return sample(self, *args)
+
+    def saves(self: InProcessRuntime, directory: Path) -> None:
+        assert failed.wait(LIMIT_S)
+        time.sleep(0.2)  # by now the loop is on its way out
+        save(self, directory)
+
+    monkeypatch.setattr(InProcessRuntime, "sample", samples)
+    monkeypatch.setattr(InProcessRuntime, "save", saves)
+    with pytest.raises(type(error)):
+        small_run(tmp_path / "run", "steps=3", "checkpoint.every=1", "eval.every=0")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_a_step_that_was_learned_is_saved_as_itself_when_its_evaluation_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Evaluator.evaluate
+    run_dir, options = tmp_path / "run", ["steps=3", "eval.every=2", "checkpoint.every=10"]
+
+    def evaluates(self: Evaluator, policy_version: int) -> Any:
+        if policy_version == 2:
+            raise RolloutsLostError("the node is gone")
+        return evaluate(self, policy_version)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Evaluator, "evaluate", evaluates)
+        with pytest.raises(RolloutsLostError):
+            small_run(run_dir, *options)
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step-000002"]
+    small_run(run_dir, *options, resume=True)
+    assert [(row["step"], row["policy_version"]) for row in rows(run_dir)] == [(1, 1), (2, 2), (3, 3)]

@@ -18,7 +18,7 @@ from harmonyray.actors.grader import RayGrader
 from harmonyray.actors.learner_group import LearnerGroup
 from harmonyray.actors.placement import Seat, bundle_numbers
 from harmonyray.actors.pool import DEATHS, ActorPool, why_dead
-from harmonyray.actors.replicas import Replica
+from harmonyray.actors.replicas import CALLS, Replica, find_dead, start_again
 from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.sampling import Sampling, dealt
 from harmonyray.actors.specs import PartSpec
@@ -42,7 +42,6 @@ class RunSpec:
 
 
 CLOSE_S = 5.0  # longest wait for a thread that samples
-CALLS = 4  # that an engine actor serves side by side: sampling, weights, and whether it lives
 
 
 class RayRuntime:
@@ -175,7 +174,7 @@ class RayRuntime:
         with self._changing:
             self._find_dead()
             while True:
-                self._start_again([r for r in self.replicas if r.dead])
+                self._start_again()
                 if self.learner is None or not self._stale():
                     break
                 num_bytes = self._broadcast(self._stale())
@@ -234,25 +233,31 @@ class RayRuntime:
     def _broadcast(self, replicas: Sequence[Replica]) -> int:
         """The learner's weights to these engines; marks who died of it, or is stuck. Raises WeightSyncError if nobody did."""
         try:
-            num_bytes = self.weight_sync.broadcast(replicas, self.policy_version)
+            try:
+                num_bytes = self.weight_sync.broadcast(replicas, self.policy_version)
+            except (*DEATHS, WeightSyncError):
+                self._learn("policy_version")  # if it is the learner that is gone, nobody else is to blame
+                raise
         except LearnerLostError:
-            self._mark_hung(replicas)
+            for replica in self._mark_hung(replicas):
+                replica.cut_off = True
             raise
         except (*DEATHS, WeightSyncError) as e:
             self._mark_hung(replicas)
             if not self._find_dead():
-                self._learn("policy_version")
                 raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {first_line(e)}") from e
             return 0
         for replica in replicas:
             replica.version, replica.behind = self.policy_version, False
         return num_bytes
 
-    def _mark_hung(self, replicas: Sequence[Replica]) -> None:
+    def _mark_hung(self, replicas: Sequence[Replica]) -> list[Replica]:
         """After a broadcast that failed: who is stuck in it is as good as dead."""
-        hung = self.weight_sync.hung()
-        for replica in replicas:
-            replica.dead = replica.dead or replica.name in hung
+        names = self.weight_sync.hung()
+        hung = [replica for replica in replicas if replica.name in names]
+        for replica in hung:
+            replica.dead = True
+        return hung
 
     def _verify(self) -> None:
         """See `WeightSync.verify`."""
@@ -270,33 +275,16 @@ class RayRuntime:
             if replica.handle is handle:  # else a broadcast has met and replaced it already
                 replica.dead = True
             while replica.dead or replica.behind:
-                self._start_again([r for r in self.replicas if r.dead])
+                self._start_again()
                 if replica.behind:
                     self._broadcast([replica])
 
-    def _start_again(self, dead: Sequence[Replica]) -> None:
-        """New actors in the seats of the dead, all at once, until every seat has one that is built."""
-        while dead:
-            for r in dead:
-                spec = self.engine_specs[r.group.name]
-                r.handle = self.pool.replace(r.name, r.handle, EngineWorker, r.bundle, r.num_gpus, spec, calls=CALLS)
-                r.started, r.version = r.handle.start.remote(), None
-                r.behind = r.trained and self.learner is not None
-            for r in dead:
-                try:
-                    self.pool.get(r.started, name=r.name)
-                    r.dead = False
-                except DEATHS:
-                    continue
-            dead = [r for r in dead if r.dead]
+    def _start_again(self) -> None:
+        start_again(self.replicas, self.pool, self.engine_specs, self.learner is not None)
 
     def _find_dead(self) -> bool:
-        """Marks the replicas that do not answer; true if there are any. One that hangs in a broadcast may answer only after
-        the broadcast's own limit has passed."""
-        asked = [(r, r.handle.pid.remote()) for r in self.replicas if not r.dead]
-        for replica, ref in asked:
-            replica.dead = not self.pool.answers(ref, 2 * self.sync_config.timeout_s, replica.name)
-        return any(r.dead for r in self.replicas)
+        """One that hangs in a broadcast may answer only after the broadcast's own limit has passed."""
+        return find_dead(self.replicas, self.pool, 2 * self.sync_config.timeout_s)
 
     def _learn(self, method: str, *args: Any) -> Any:
         """A call to the learner. Its death is a LearnerLostError: what it had learned cannot be restarted."""

@@ -352,9 +352,9 @@ def test_a_slow_restart_is_not_held_against_the_others(bench: Any, tmp_path: Pat
     impatient(runtime, monkeypatch, 15.0)
     start_again, marker = runtime._start_again, tmp_path / "sampling"
 
-    def slowly(dead: Any) -> None:
+    def slowly() -> None:
         time.sleep(18)
-        start_again(dead)
+        start_again()
 
     monkeypatch.setattr(runtime, "_start_again", slowly)
     hold_up(runtime.replicas[0].handle, "engine", "stream", marker, 30)
