@@ -15,6 +15,7 @@ from harmonyray.cli_offline import add_offline
 from harmonyray.cli_track import add_track
 from harmonyray.errors import HarmonyrayError
 from harmonyray.interrupts import termination_interrupts
+from harmonyray.registry import BUILT_IN
 from harmonyray.report.arguments import add_report
 from harmonyray.sweep.arguments import add_sweep
 
@@ -86,11 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", required=True, help="a model directory or hub id")
     known = "a problem file (.jsonl, .csv, .parquet), a known data set (math500, gsm8k, ...) or a source's name"
     evaluate.add_argument("--problems", required=True, help=known)
-    evaluate.add_argument("--config", help="views and sampling (default: the config.yaml beside the model's run, else base)")
+    evaluate.add_argument(
+        "--config", help="views and sampling (default: the config.yaml in or beside the model's directory, else base)"
+    )
     evaluate.add_argument("--view", help="the view whose accuracy stands at the top level (default: the first)")
     evaluate.add_argument("--samples", type=int, help="samples per problem and view (k)")
     evaluate.add_argument("--out", type=Path, help="an empty or new directory for eval.json, eval.parquet and an MLflow run")
-    evaluate.add_argument("overrides", nargs="*", metavar="key=value")
+    evaluate.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     evaluate.set_defaults(verb=_eval)
 
@@ -117,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(verb=_doctor)
 
     listing = verbs.add_parser("list", help="show the plug-ins of a kind, or the configs, with their options")
-    listing.add_argument("kind", metavar="KIND")
+    listing.add_argument("kind", metavar="KIND", help=f"one of: {', '.join([*BUILT_IN, 'configs', 'sweeps'])}")
     listing.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     listing.set_defaults(verb=_list)
     return parser
@@ -125,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML path, or a name in configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. learner.lr=1e-4")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="dotted overrides, e.g. learner.lr=1e-4")
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import yaml
@@ -38,7 +39,7 @@ from harmonyray.config_sections import (
 )
 from harmonyray.errors import ConfigError
 from harmonyray.overrides import read_items
-from harmonyray.registry import explain, make_options, resolve
+from harmonyray.registry import NEAR, explain, make_options, resolve
 
 PLUGIN_PLACES = {
     ("problems",): "problems",
@@ -145,9 +146,7 @@ def validate(raw: dict[str, Any]) -> Config:
     for path, kind in plugin_places(raw):
         if kind in INSIDE_METHOD:
             continue  # a method's own options validate its selector and its reward
-        node, where = _at(raw, path), ".".join(path)
-        if not isinstance(node, dict) or not isinstance(node.get("type"), str):
-            raise ConfigError(f"{where!r} must be a mapping with a 'type', got {node!r}")
+        node, where = _typed(raw, path, kind), ".".join(path)
         common = COMMON_KEYS.get(kind, set())
         options = {k: v for k, v in node.items() if k != "type" and k not in common}
         kept = {k: v for k, v in node.items() if k in common}
@@ -159,6 +158,17 @@ def validate(raw: dict[str, Any]) -> Config:
         raise ConfigError(explain(e, "", Config, elsewhere=lambda: known_keys(raw))) from e
     check_together(config)
     return config
+
+
+def _typed(raw: Mapping[str, Any], path: tuple[str, ...], kind: str) -> dict[str, Any]:
+    """The node at `path`, which names a plug-in. Raises ConfigError, with the name that was meant, if it does not."""
+    node = _at(raw, path)
+    if isinstance(node, dict) and isinstance(node.get("type"), str):
+        return node
+    others = [p[-1] for p, k in plugin_places(raw) if k == kind and p != path]
+    meant = get_close_matches(path[-1], others, n=1, cutoff=NEAR)
+    hint = f"; did you mean '{'.'.join((*path[:-1], *meant))}'?" if meant else ""
+    raise ConfigError(f"'{'.'.join(path)}' must be a mapping with a 'type', got {node!r}{hint}")
 
 
 def plugin_places(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:

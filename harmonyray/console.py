@@ -126,6 +126,11 @@ class Reporter:
         for reason in reasons:
             self.err.print(f"{reason}; set aside as refused-step-..., going on from step {step}")
 
+    def changed(self, what: Sequence[str]) -> None:
+        """Options that a resumed run has otherwise than it was started with."""
+        if what:
+            self.err.print(f"configured otherwise than this run was started: {'; '.join(what)}")
+
     def learner_lost(self, why: str) -> None:
         """Why the learner is started again."""
         self.err.print(why)

@@ -1,4 +1,5 @@
-"""A checkpoint's model as a plain Hugging Face directory with a model card. Files are copied as they are: no torch here."""
+"""A checkpoint's model as a plain Hugging Face directory with a model card and the run's configuration. Files are copied as
+they are: no torch here."""
 
 from __future__ import annotations
 
@@ -51,6 +52,7 @@ def run_export(request: ExportRequest) -> dict[str, Any]:
     def write(directory: Path) -> None:
         shutil.copytree(checkpoint / MODEL, directory, dirs_exist_ok=True)
         (directory / CARD).write_text(card)
+        shutil.copyfile(checkpoint / CONFIG, directory / CONFIG)  # so that `harmonyray eval` asks as the run did
 
     try:
         replace_directory(out, write)

@@ -9,11 +9,13 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from harmonyray.config import common_fields
-from harmonyray.config_files import config_layers, config_names
+from harmonyray.config_files import config_layers, config_names, sweep_names
 from harmonyray.errors import ConfigError
 from harmonyray.registry import BUILT_IN, nearest, resolve
 
 MISSING = "???"  # OmegaConf's sign for a value that somebody else must give
+
+KINDS = (*BUILT_IN, "configs", "sweeps")
 
 HEADINGS = {  # of the roles, in the order in which they are shown; plug-ins have none
     None: "",
@@ -24,7 +26,7 @@ HEADINGS = {  # of the roles, in the order in which they are shown; plug-ins hav
 
 
 def describe(kind: str) -> dict[str, Any]:
-    """`{name: {"summary": ..., "options": {option: default}, "shown": {option: text}}}` of a kind of plug-in, or of "configs".
+    """`{name: {"summary": ..., "options": {option: default}, "shown": {option: text}}}` of one of KINDS.
 
     A default is a plain value, MISSING where one must be given; `shown` is how people see it. A config has `"role"` too:
     "experiment" can be run as it stands, "piece" is for the `extends` of others, and "broken" says in its summary what is
@@ -32,8 +34,10 @@ def describe(kind: str) -> dict[str, Any]:
     """
     if kind == "configs":
         return {name: _config_entry(path) for name, path in sorted(config_names().items())}
+    if kind == "sweeps":
+        return {name: {"summary": _first_comment(path), "options": {}} for name, path in sorted(sweep_names().items())}
     if kind not in BUILT_IN:
-        raise ConfigError(f"nothing called {kind!r} can be listed: {nearest(kind, [*BUILT_IN, 'configs'])}")
+        raise ConfigError(f"nothing called {kind!r} can be listed: {nearest(kind, list(KINDS))}")
     out = {}
     for name in sorted(BUILT_IN[kind]):
         cls = resolve(kind, name)
@@ -84,6 +88,10 @@ def _config_entry(path: Path) -> dict[str, Any]:
         named = any(layer.get("name", MISSING) != MISSING for layer in config_layers(path))
     except ConfigError as e:
         return {"summary": str(e), "options": {}, "role": "broken"}
+    return {"summary": _first_comment(path), "options": {}, "role": "experiment" if named else "piece"}
+
+
+def _first_comment(path: Path) -> str:
+    """What the first line of a YAML file says of it; empty if it is no comment."""
     first = path.read_text().partition("\n")[0]
-    summary = first.lstrip("# ").strip() if first.startswith("#") else ""
-    return {"summary": summary, "options": {}, "role": "experiment" if named else "piece"}
+    return first.lstrip("# ").strip() if first.startswith("#") else ""

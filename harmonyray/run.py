@@ -61,6 +61,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
             reporter.nothing_left(start.run_dir, start.summary)
             return {**start.summary, "run_dir": str(start.run_dir.resolve())}
         reporter.start(config, start.run_dir, start.first_step, len(problems))
+        reporter.changed(start.changed)
         reporter.refused(start.refused, start.first_step - 1)
         if in_rays_copy(start.run_dir):
             reporter.will_be_gone(start.run_dir)

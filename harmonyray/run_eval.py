@@ -156,13 +156,17 @@ def _say_failed(reporter: Reporter, num_failed: int) -> None:
 
 
 def find_eval_config(model: str, config: str | None) -> str:
-    """The config an evaluation takes views and sampling from: the one given, the model's own run's or its own, else base."""
+    """The config an evaluation takes views and sampling from: the one given, that of an exported model, of a model's run, or of
+    a model that ships, else base."""
     if config is not None:
         return config
     if model in BUILT_IN_MODELS and not Path(model).exists():
         return model
-    beside = Path(model).parent / "config.yaml"
-    return str(beside) if Path(model).is_dir() and beside.is_file() else "base"
+    if Path(model).is_dir():
+        for folder in (Path(model), Path(model).parent):
+            if (folder / "config.yaml").is_file():
+                return str(folder / "config.yaml")
+    return "base"
 
 
 def load_eval_config(name: str, model: str, problems: str, samples: int | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -45,6 +45,7 @@ class Start:
     state: Mapping[str, Any]
     refused: tuple[str, ...] = ()  # what is wrong with newer checkpoints
     summary: Mapping[str, Any] | None = None
+    changed: tuple[str, ...] = ()  # what is configured otherwise than at the start, e.g. "steps: 12 -> 40"
 
     @property
     def first_step(self) -> int:
@@ -124,7 +125,7 @@ def keep_batch(run_dir: Path, plan: Sequence[GroupRows], step: int) -> str:
 
 
 def _take_up(config: Config, run_dir: Path) -> Start:
-    _check_same_experiment(config, run_dir)
+    changed = _checked_changes(config, run_dir)
     store = _store(config, run_dir)
     found, refused = store.newest()
     last = found[1]["step"] if found else 0
@@ -133,9 +134,9 @@ def _take_up(config: Config, run_dir: Path) -> Start:
     store.set_aside(refused)
     rewind(run_dir, last)
     if found is None:
-        return Start(run_dir, store, None, _read_record(run_dir))
+        return Start(run_dir, store, None, _read_record(run_dir), changed=changed)
     said = [f"checkpoint '{store.path(step)}' is refused: {wrong}" for step, wrong in refused.items()]
-    return Start(run_dir, store, *found, tuple(said), _finished(run_dir, config.steps) if last == config.steps else None)
+    return Start(run_dir, store, *found, tuple(said), _finished(run_dir, config.steps) if last == config.steps else None, changed)
 
 
 def _finished(run_dir: Path, steps: int) -> dict[str, Any] | None:
@@ -208,7 +209,8 @@ def new_directory(root: Path, name: str) -> Path:
     raise ConfigError(f"'{root}' already has a thousand runs named {name!r}: give --run-dir")
 
 
-def _check_same_experiment(config: Config, run_dir: Path) -> None:
+def _checked_changes(config: Config, run_dir: Path) -> tuple[str, ...]:
+    """What the configuration says otherwise than when the run was started. Raises ConfigError for what may not change."""
     saved = flat(load_config(str(run_dir / "config.yaml")).to_container())
     now = flat(config.to_container())
     different = [k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k)]
@@ -219,3 +221,4 @@ def _check_same_experiment(config: Config, run_dir: Path) -> None:
             f"--resume: this configuration is not the one '{run_dir}' was started with ({shown}); "
             "use the same, or a new --run-dir"
         )
+    return tuple(f"{k}: {saved.get(k)!r} -> {now.get(k)!r}" for k in different)

@@ -112,6 +112,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["eval", "--model", "quickstart", "--problems", "good.jsonl", "eval.chunk_problems=0"], r"'eval\.chunk_problems'"),
     (["eval", "--model", "quickstart", "--problems", "mod.ule:Source"], r"no module 'mod' can be imported"),
     # lists
+    (["list", "sweep"], r"nothing called 'sweep' can be listed: did you mean 'sweeps'"),
     (["list", "selector"], r"nothing called 'selector' can be listed: did you mean 'selectors'"),
 ]
 

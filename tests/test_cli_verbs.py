@@ -64,7 +64,7 @@ def test_without_json_a_run_prints_its_table(tmp_path: Path, capsys: Any) -> Non
     assert "\x1b" not in out  # no terminal, no colours
 
 
-@pytest.mark.parametrize("kind", [*sorted(BUILT_IN), "configs"])
+@pytest.mark.parametrize("kind", [*sorted(BUILT_IN), "configs", "sweeps"])
 def test_list_names_everything_of_a_kind(kind: str, capsys: Any) -> None:
     assert main(["list", kind]) == 0
     text = capsys.readouterr().out

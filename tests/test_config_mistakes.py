@@ -71,6 +71,7 @@ MISTAKES = [
     ("rollout=3", "bad value for 'rollout'"),
     ("method=majority_vote", "'method' must be a mapping with a 'type', got 'majority_vote'"),
     ("views=3", "'views' must be a mapping of view names.*got 3"),
+    ("views.solvr.num_samples=8", "'views.solvr' must be a mapping .* did you mean 'views.solver'"),
     ("views.solver=3", "'views.solver' must be a mapping with a 'type', got 3"),
     ("views=[solver]", "a list stands where a mapping of keys is expected"),
     ("rollout=[1]", "a list stands where a mapping of keys is expected"),

@@ -20,7 +20,8 @@ from harmonyray.engines.hf import HfEngine
 from harmonyray.problems.quickstart import QuickstartSource
 from harmonyray.types import Prompt, SampleRequest, Sampling
 
-FILES = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+FILES = {"README.md", "config.yaml", *MODEL_FILES}
 BEST = "eval/solver/avg_at_k"
 
 

@@ -15,6 +15,7 @@ from run_helpers import SIX, assert_same_run, rows, small_run, steady, weights
 from harmonyray import build
 from harmonyray.config import load_config
 from harmonyray.errors import RunError
+from harmonyray.export import ExportRequest, run_export
 from harmonyray.problems.quickstart import MODEL_DIR
 from harmonyray.run_eval import find_eval_config, load_eval_config, run_evaluation
 from harmonyray.types import ProblemRollouts
@@ -162,9 +163,14 @@ def test_training_changes_the_model_and_transformers_loads_it(six: tuple[Path, d
     assert weights(run_dir / "checkpoints" / "step-000006" / "model") == weights(run_dir / "model")
 
 
-def test_evaluating_the_saved_model_repeats_the_last_evaluation(six: tuple[Path, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("exported", [False, True])
+def test_evaluating_the_saved_model_repeats_the_last_evaluation(
+    six: tuple[Path, dict[str, Any]], tmp_path: Path, exported: bool
+) -> None:
     run_dir, summary = six
     model = str(run_dir / "model")
+    if exported:
+        model = run_export(ExportRequest(run_dir, tmp_path / "out"))["out"]
     config = load_eval_config(find_eval_config(model, None), model, "quickstart")
     result = run_evaluation(config, None)
     assert result["metrics"] == summary["eval_after"]

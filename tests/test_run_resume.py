@@ -71,6 +71,7 @@ def test_three_steps_and_three_more_are_six(folder: Path, six: tuple[Path, dict[
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3]
     reporter = Beginning(quiet=True)
     second = small_run(run_dir, *SIX, resume=True, reporter=reporter)
+    assert "configured otherwise than this run was started: steps: 3 -> 6\n" in capsys.readouterr().err
     assert_same_run(run_dir, six[0])
     assert (first["first_step"], second["first_step"]) == (1, 4)
     assert (run_dir / "summary.txt").read_text().startswith("quickstart: self_harmony, 6 steps, the last 3 of them in ")

@@ -58,7 +58,11 @@ def cluster(runtime: RuntimeConfig) -> Iterator[None]:
     except Exception as e:
         ray.shutdown()
         where = f"the cluster of RAY_ADDRESS={address}" if address else "a local Ray"
-        advice = "check `ray status`, or unset RAY_ADDRESS to run locally" if address else "see `harmonyray doctor`"
+        advice = (
+            "check `ray status`, set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as for `ray start`, or unset RAY_ADDRESS to run here"
+            if address
+            else "see `harmonyray doctor`"
+        )
         raise PlacementError(f"cannot connect to {where}: {str(e) or type(e).__name__}; {advice}") from e
     try:
         yield

@@ -14,7 +14,8 @@ def add_sweep(verbs: Any) -> None:
     """Adds the verb to argparse's `verbs`."""
     sweep = verbs.add_parser("sweep", help="train many variants of a configuration, and compare them")
     sweep.add_argument("sweep", metavar="SWEEP", help="a YAML path, or a name in configs/sweeps/ (docs/sweeps.md)")
-    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="of the sweep file, e.g. seeds=[0] max_parallel=1")
+    of_the_file = "of the sweep file, e.g. seeds=[0] max_parallel=1"
+    sweep.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=of_the_file)
     sweep.add_argument("--sweep-dir", type=Path, help="where the sweep lives (default: runs/sweep-<name>-<time>)")
     sweep.add_argument("--resume", action="store_true", help="go on with the sweep in --sweep-dir; what has ended stays")
     sweep.add_argument("--json", action="store_true", help="print one JSON object as the last line")

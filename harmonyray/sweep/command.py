@@ -90,6 +90,7 @@ def _run(
             for path in _write(sweep, rows, state):
                 mlflow.log_artifacts(path)
         tell((state.sweep_dir / "table.md").read_text())
+        tell(f"table, plots and curves: {state.sweep_dir}; pages of the runs: harmonyray report {state.sweep_dir}")
         return _summary(rows, state, time.perf_counter() - begun)
     finally:
         for error in mlflow.finish(status):
