@@ -65,6 +65,8 @@ def test_the_batches_are_worth_it(twenty: tuple[Job, Outcome]) -> None:
 def test_twenty_updates_agree_with_torch(ranks: Any, twenty: tuple[Job, Outcome], stage: int, num_ranks: int) -> None:
     job, want = twenty
     got = ranks[num_ranks].run(dataclasses.replace(job, options=job.options | {"zero_stage": stage}))
+    losses = [abs(m["loss"] - w["loss"]) for m, w in zip(got[0].metrics, want.metrics, strict=True)]
+    print(f"| {stage} | {num_ranks} | {furthest(got[0].weights, want.weights):.1e} | {max(losses):.1e} |")  # shown by pytest -rP
     assert_agree(got, want)
     assert all(outcome.weights == {} for outcome in got[1:])
 
