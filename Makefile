@@ -17,6 +17,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "harmonyray needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes, without a word"
 	$(PIP) --editable ".[lora]"
 	@touch $@
 
