@@ -4,6 +4,8 @@
 
 Every run is a training of its own on actors. A step's wall time is taken from one record to the next, so that what happens
 between steps (recording, checkpoints) counts; the first two steps and those with an evaluation or a checkpoint are left out.
+What counts as generating and learning are the calls of `sample` and `update` themselves, also those that go on at the same time
+as other phases. The phases are the driver's: `generate` is what a step waits for its rollouts.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from reporting import give_out
 
+from harmonyray.actors.runtime import RayRuntime
 from harmonyray.config import load_config
 from harmonyray.console import Reporter
 from harmonyray.run import run_training
@@ -38,14 +43,48 @@ RUNS: dict[str, list[str]] = {
 
 
 class Stopwatch(Reporter):
-    """Notes when each step was recorded."""
+    """Notes when each step was recorded, and when there was sampling or learning."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.at: dict[int, float] = {}
+        self.busy: list[tuple[float, float]] = []
 
     def step(self, row: Mapping[str, Any]) -> None:
         self.at[int(row["step"])] = time.perf_counter()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy.append((begun, time.perf_counter()))
+
+    def idle(self, begin: float, end: float) -> float:
+        """Seconds between the two that lie in no stretch of work."""
+        idle, at = 0.0, begin
+        for first, last in sorted(self.busy):
+            idle += max(0.0, min(first, end) - at)
+            at = min(max(at, last), end)
+        return idle + end - at
+
+
+@contextmanager
+def watched(watch: Stopwatch) -> Iterator[None]:
+    """The runtime's `sample` and `update`, noted by the stopwatch."""
+    sample, update = RayRuntime.sample, RayRuntime.update
+
+    def samples(self: RayRuntime, *args: Any) -> Iterator[Any]:
+        with watch.working():
+            yield from sample(self, *args)
+
+    def updates(self: RayRuntime, *args: Any) -> Any:
+        with watch.working():
+            return update(self, *args)
+
+    with patch.object(RayRuntime, "sample", samples), patch.object(RayRuntime, "update", updates):
+        yield
 
 
 def measure(name: str, steps: int) -> dict[str, Any]:
@@ -55,13 +94,14 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     overrides = [*RUNS[name], f"steps={steps}", f"eval.every={every}", f"checkpoint.every={every}", "eval.num_samples=1"]
     with tempfile.TemporaryDirectory() as folder:
         config = load_config("quickstart", overrides)
-        run_training(config, Path(folder) / "run", False, watch)
+        with watched(watch):
+            run_training(config, Path(folder) / "run", False, watch)
         rows = {row["step"]: row for row in read_metrics(Path(folder) / "run")}
     taken = []
     for step in range(3, steps):
         wall = watch.at[step] - watch.at[step - 1]
         seconds = {phase: rows[step][f"time/{phase}_s"] for phase in PHASES}
-        other = wall - seconds["generate"] - seconds["learn"]
+        other = watch.idle(watch.at[step - 1], watch.at[step])
         taken.append({"wall": wall, **seconds, "other": other, "share": other / wall})
     out = {key: statistics.median(step[key] for step in taken) for key in taken[0]}
     return {"run": name, "steps": len(taken), **out}

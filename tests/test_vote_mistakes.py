@@ -128,7 +128,7 @@ def test_every_skipped_row_is_listed(tmp_path: Path, capsys: pytest.CaptureFixtu
         (b'[{"id": 1}]\n', "jq -c '.[]' FILE | harmonyray vote -"),
         (b"[\n", "jq -c '.[]' FILE | harmonyray vote -"),
         (b"PAR1\x15\x04", "<stdin> is Parquet; expected JSON Lines: name the file, harmonyray vote FILE.parquet"),
-        (gzip.compress(b"{}"), "zcat FILE | harmonyray vote -"),
+        (gzip.compress(b"{}", mtime=0), "zcat FILE | harmonyray vote -"),
         (b"7" * 10_000, "line 1: got a number; expected an object"),
     ],
 )

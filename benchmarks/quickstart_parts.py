@@ -1,8 +1,9 @@
-"""The quickstart with both engines, and sampled one step ahead: final accuracy and seconds a step.
+"""The quickstart with both engines, sampled one step ahead, and with DeepSpeed: final accuracy and seconds a step.
 
-    python benchmarks/quickstart_engines.py --seeds 0 1 2 --out benchmarks/results
+    python benchmarks/quickstart_parts.py --seeds 0 1 2 --out benchmarks/results
 
-Every run is a `harmonyray train quickstart` of its own on actors, one after the other.
+Every run is a `harmonyray train quickstart` of its own on actors, one after the other; with `--earlier` a long list
+of runs and seeds may be split over several calls.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from training_runs import over_seeds, train_once
 VLLM = ["rollout.engine.type=vllm"]
 LOSS = ["loss.type=truncated_is"]
 LAG = [*LOSS, "rollout.lag=1"]
+TWO_RANKS = ["learner.type=deepspeed", "learner.num_ranks=2"]
 RUNS: dict[str, list[str]] = {
     "hf": [],
     "hf, truncated_is": LOSS,
@@ -24,6 +26,8 @@ RUNS: dict[str, list[str]] = {
     "vllm": VLLM,
     "vllm, lag 1": [*VLLM, *LAG],
     "vllm, lag 1, pause": [*VLLM, *LAG, "sync.in_flight=pause"],
+    "deepspeed, 2 ranks, stage 2": [*TWO_RANKS, "learner.zero_stage=2"],
+    "deepspeed, 2 ranks, stage 3": [*TWO_RANKS, "learner.zero_stage=3"],
 }
 
 
@@ -63,7 +67,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     results, out = over_seeds(__doc__, RUNS, run_one, "solver")
     brief = {f"{r['run']}, {r['seed']}": r["solver"] for r in results}
-    give_out(out, "quickstart_engines", table(results), brief, results=results)
+    give_out(out, "quickstart_parts", table(results), brief, results=results)
 
 
 if __name__ == "__main__":
