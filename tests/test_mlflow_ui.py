@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from harmonyray.cli import main
 
@@ -45,16 +47,17 @@ def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "seen-in-the-browser"
 
 
-def test_a_run_stands_in_the_mlflow_ui(script: Any, sweep_dir: Path, tmp_path: Path) -> None:
-    text = script.photograph(sweep_dir / "harmonic-seed0", tmp_path / "ui.png")
-    assert "harmonic-seed0" in text
-    assert "consensus/label_accuracy" in text
-    assert "learner.lr" in text and "0.0003" in text
-    assert (tmp_path / "ui.png").stat().st_size > 20_000
-
-
-def test_a_sweeps_trials_stand_under_it_in_the_mlflow_ui(script: Any, sweep_dir: Path, tmp_path: Path) -> None:
-    text = script.photograph(sweep_dir, tmp_path / "ui.png")
-    lines = text.splitlines()
-    assert lines.index("seen-in-the-browser") < min(lines.index("harmonic-seed0"), lines.index("majority-seed0"))
+def test_a_sweeps_trials_stand_under_it_in_the_mlflow_ui_and_each_is_a_run(script: Any, sweep_dir: Path, tmp_path: Path) -> None:
+    trial = json.loads((sweep_dir / "trials.json").read_text())["trials"]["harmonic-seed0"]
+    store = sweep_dir / "mlflow.db"
+    experiment = MlflowClient(f"sqlite:///{store}").get_run(trial["mlflow_run_id"]).info.experiment_id
+    with script.mlflow_ui(store) as address, script.chromium() as driver:
+        page = f"{address}/#/experiments/{experiment}"
+        runs = script.open_sweep(driver, page, sweep_dir.name, 2).splitlines()
+        assert runs.index("seen-in-the-browser") < min(runs.index("harmonic-seed0"), runs.index("majority-seed0"))
+        text = script.open_run(driver, f"{page}/runs/{trial['mlflow_run_id']}")
+        assert "harmonic-seed0" in text
+        assert "consensus/label_accuracy" in text
+        assert "learner.lr" in text and "0.0003" in text
+        driver.save_screenshot(str(tmp_path / "ui.png"))
     assert (tmp_path / "ui.png").stat().st_size > 20_000
