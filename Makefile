@@ -39,7 +39,7 @@ demo: setup
 # Tests of actors need the machine for themselves. Of the others two files run at a time, collected in one order by both.
 test: setup-test
 	$(BIN)/python -m pytest --durations=25 tests/actors
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest --durations=25 -n 2 --dist loadfile --ignore=tests/actors
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest --durations=25 -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/actors
 
 check: $(VENV)/.ready-check
 	$(BIN)/ruff check .
