@@ -97,7 +97,7 @@ def run_training(config: Config, run_dir: Path | None, resume: bool, reporter: R
         finally:
             reporter.close()
             for path in (start.run_dir / name for name in ARTIFACTS):
-                if path.exists():
+                if path.is_file() or path.is_dir():
                     mlflow.log_artifacts(path, path.name if path.is_dir() else None)
             reporter.tracking_errors(mlflow.finish(status))
 
