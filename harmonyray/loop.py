@@ -78,7 +78,6 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
         saving.finish()
         return saving.step
     except (TurnBack, LearnerLostError):
-        saving.settle()
         rollouts.settle()  # nobody samples any more when the weights are changed
         raise
     except RunError as e:
@@ -88,10 +87,8 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
         unlearned = finished is None and isinstance(e, (RolloutsLostError, NotFiniteError))
         saving.finish_after(e, step - 1 if unlearned else finished)
         raise
-    except BaseException:
-        saving.settle()  # before the learner is ended, and others may take up the run
-        raise
     finally:
+        saving.settle()  # before the learner goes back or is ended, and others may take up the run
         beside.shutdown(wait=False, cancel_futures=True)
 
 

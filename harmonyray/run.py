@@ -18,7 +18,7 @@ from harmonyray.console import SUMMARY_TEXT, Reporter
 from harmonyray.errors import CheckpointError, CollapseError
 from harmonyray.eval_report import versions
 from harmonyray.evaluate import Evaluator
-from harmonyray.guarding import Event, described
+from harmonyray.guarding import Event, Watch, described
 from harmonyray.interrupts import graceful_interrupt
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.outbox import Place
@@ -134,14 +134,7 @@ def _train(
         method = build.make_method(config, grader, gold)
         if isinstance(method, Stateful) and "method" in start.state:
             method.load_state_dict(start.state["method"])
-
-        def tell(event: Event) -> None:
-            reporter.alarm(event)
-            mlflow.log_tag("guard", "\n".join(described(e) for e in watch.events))
-
-        watch = build.make_watch(config, start.store, tell)
-        if "guard" in start.state:
-            watch.load_state_dict(start.state["guard"])
+        watch = _watch(config, start, mlflow, reporter)
         tracker = RunTracker(start.run_dir, list(config.views), mlflow, [reporter.step])
         known = {"mlflow_run_id": run_id, "eval_before": before}
         save = _saver(config, start.store, runtime, {"method": method, "guard": watch}, tracker, known)
@@ -178,6 +171,19 @@ def _train(
             except CollapseError as e:  # told to the end, with a summary of what there is
                 last, pause = int(tracker.last_row["step"]), e
         return Outcome(last, before, watch.events, pause)
+
+
+def _watch(config: Config, start: Start, mlflow: MlflowRun, reporter: Reporter) -> Watch:
+    """The guard, as the checkpoint left it, with MLflow and the reporter to tell."""
+
+    def tell(event: Event) -> None:
+        reporter.alarm(event)
+        mlflow.log_tag("guard", "\n".join(described(e) for e in watch.events))
+
+    watch = build.make_watch(config, start.store, tell)
+    if "guard" in start.state:
+        watch.load_state_dict(start.state["guard"])
+    return watch
 
 
 def _saver(
