@@ -8,9 +8,9 @@ each model; others are asked for their logits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_ELEMENTS = 1 << 24  # logits at a time: 64 MiB in float32, of which there are two or three at once
+T = TypeVar("T")
+
 MIN_CHUNK_WIDTH = 1024  # narrower products would be slow
 
 _CHECKED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # why a model must be asked for its logits; "" if it need not
@@ -85,8 +87,23 @@ def head_logprobs(
 
     `hidden` [M, H] in any float type; all that follows is float32 (float64 where `hidden` is).
     """
-    logps, entropy = _HeadLogprobs.apply(hidden, head.weight, head.bias, targets, temperatures, entropy_grad)
-    return logps, entropy
+
+    def compute(states: Tensor) -> tuple[Tensor, Tensor]:
+        logps, entropy = _HeadLogprobs.apply(states, head.weight, head.bias, targets, temperatures, entropy_grad)
+        return logps, entropy
+
+    return as_forward(head, compute, hidden)
+
+
+def as_forward(module: nn.Module, compute: Callable[[Tensor], T], states: Tensor) -> T:
+    """`compute(states)` as the module's forward pass. So whoever is hooked to the module sees that it is used, there and back:
+    with ZeRO's stage 3 its weight is whole only then."""
+    module.forward = compute
+    try:
+        out: T = module(states)
+    finally:
+        del module.forward
+    return out
 
 
 def _of_logits(logits: Tensor, targets: Tensor, temperatures: Tensor, entropy_grad: bool) -> tuple[Tensor, Tensor]:
@@ -103,7 +120,8 @@ def _of_logits(logits: Tensor, targets: Tensor, temperatures: Tensor, entropy_gr
 def plain_head(model: PreTrainedModel) -> nn.Linear | None:
     """The model's output head if its logits are head(decoder(ids)), to the bit; else None, with a warning in the log.
 
-    Checked at the first call for a model, by running it on four tokens.
+    Checked at the first call for a model, by running it on four tokens: with ZeRO's stage 3 that has to be before its weights are
+    shared out.
     """
     if model not in _CHECKED:
         with torch.no_grad():

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harmonyray.learners.token_logprobs import (
     NextTokens,
     Running,
+    as_forward,
     hidden_states,
     plain_head,
     scaled_logits,
@@ -58,14 +59,21 @@ STATISTICS: dict[str, Callable[[_Sums], Tensor]] = {"entropy": _entropy, "self_c
 def next_token_statistics(model: PreTrainedModel, tokens: NextTokens, names: Sequence[str]) -> dict[str, Tensor]:
     """The statistics of these names of p = softmax(logits / temperature) at the wanted places, each [M], float32 (float64 where
     the hidden states are)."""
-    sums = _sums(_chunks(model, tokens), tokens)
+    head = plain_head(model)
+    if head is None:
+        return _of(_parts(whole_logits(model, tokens), tokens), tokens, names)
+    return as_forward(head, lambda states: _of(_head_parts(states, head, tokens), tokens, names), hidden_states(model, tokens))
+
+
+def _of(parts: Iterator[tuple[slice, Tensor]], tokens: NextTokens, names: Sequence[str]) -> dict[str, Tensor]:
+    sums = _sums(parts, tokens)
     return {name: STATISTICS[name](sums).squeeze(1) for name in names}
 
 
-def _sums(chunks: Iterator[tuple[slice, Tensor]], tokens: NextTokens) -> _Sums:
-    """`chunks`: spans of the vocabulary with the logits of it, [M, width], at the tokens' temperatures; memory is used up."""
+def _sums(parts: Iterator[tuple[slice, Tensor]], tokens: NextTokens) -> _Sums:
+    """`parts`: spans of the vocabulary with the logits of it, [M, width], at the tokens' temperatures; memory is used up."""
     running: Running | None = None
-    for span, logits in chunks:
+    for span, logits in parts:
         if running is None:
             zero = torch.zeros_like(logits[:, :1])
             running, plain = (torch.full_like(zero, torch.finfo(zero.dtype).min), zero, zero, zero), zero
@@ -76,16 +84,17 @@ def _sums(chunks: Iterator[tuple[slice, Tensor]], tokens: NextTokens) -> _Sums:
     return _Sums(highest, powers, weighted, plain, span.stop)
 
 
-def _chunks(model: PreTrainedModel, tokens: NextTokens) -> Iterator[tuple[slice, Tensor]]:
-    head, at = plain_head(model), tokens.temperatures[:, None]
-    if head is None:
-        logits = whole_logits(model, tokens)
-        for span in spans(*logits.shape):
-            part = logits[:, span]
-            kind = torch.promote_types(part.dtype, torch.float32)
-            yield span, part.to(kind) / at.to(kind)
-        return
-    states = hidden_states(model, tokens)
+def _parts(logits: Tensor, tokens: NextTokens) -> Iterator[tuple[slice, Tensor]]:
+    """`logits` [M, vocabulary] that are there already."""
+    at = tokens.temperatures[:, None]
+    for span in spans(*logits.shape):
+        part = logits[:, span]
+        kind = torch.promote_types(part.dtype, torch.float32)
+        yield span, part.to(kind) / at.to(kind)
+
+
+def _head_parts(states: Tensor, head: nn.Linear, tokens: NextTokens) -> Iterator[tuple[slice, Tensor]]:
+    """Logits made from hidden states [M, H], one span after the other."""
     states = states.to(torch.promote_types(states.dtype, torch.float32))
     for span in spans(len(states), len(head.weight)):
-        yield span, scaled_logits(states, head.weight, head.bias, at.to(states.dtype), span)
+        yield span, scaled_logits(states, head.weight, head.bias, tokens.temperatures[:, None].to(states.dtype), span)

@@ -57,7 +57,7 @@ class Job:
 class Outcome:
     """`metrics` and `versions` of the updates; `loaded` the version after `load`; `weights` at the end; `layer_passes`: how often
     the first layer's MLP ran in the last update, the reference's apart; `held`: elements of weights, and of first moments, at
-    the end, in this process."""
+    the end, in this process; `head_width`: the most numbers that the output head gave for one token."""
 
     metrics: list[dict[str, float]]
     versions: list[int]
@@ -66,6 +66,7 @@ class Outcome:
     layer_passes: int
     held: tuple[int, int]
     scores: list[dict[str, Any]]
+    head_width: int
 
 
 def live(learner: Any, job: Job) -> Outcome:
@@ -74,7 +75,13 @@ def live(learner: Any, job: Job) -> Outcome:
         learner.update(batch, 1)
     if job.load is not None:
         learner.load(job.load)
-    loaded, passes, reports, scores = learner.policy_version, [], [], []
+    loaded, passes, widths, reports, scores = learner.policy_version, [], [0], [], []
+
+    def measure(_: torch.nn.Module, args: tuple[torch.Tensor], out: Any) -> None:
+        given = out.values() if isinstance(out, dict) else out if isinstance(out, tuple) else [out]
+        widths.extend(t.numel() // args[0].shape[0] for t in given)
+
+    learner.model.get_output_embeddings().register_forward_hook(measure)
     learner.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     for step, batch in enumerate([*job.batches, *job.after], job.first):
         if step == job.first + len(job.batches) and job.save is not None:
@@ -93,6 +100,7 @@ def live(learner: Any, job: Job) -> Outcome:
         len(passes),
         held(learner),
         scores,
+        max(widths),
     )
 
 

@@ -104,6 +104,16 @@ def test_a_rank_keeps_its_share_only(ranks: Any, workshop: Any, stage: int, weig
 
 
 @needs_deepspeed
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("packing", [False, True])
+def test_stage_3_makes_no_whole_logits_either(ranks: Any, workshop: Any, packing: bool, num_ranks: int) -> None:
+    options = OPTIONS | {"zero_stage": 3, "packing": packing}
+    job = Job(options, some_batches(workshop, 2), workshop.model, scored=("self_certainty", "entropy"))
+    for outcome in ranks[num_ranks].run(job):
+        assert outcome.head_width == 1
+
+
+@needs_deepspeed
 @pytest.mark.parametrize("stage", [2, 3])
 def test_the_whole_objective_and_packed_rows_agree_too(ranks: Any, workshop: Any, stage: int) -> None:
     objective = {
