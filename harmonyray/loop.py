@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,7 +41,6 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 got = fill(p, step, got, clock, row)
                 # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
                 if p.lag and not (p.saves(step) or p.evaluates(step)):
-                    _sync(p, clock, row)
                     rollouts.begin(step + 1)
                 with clock("score"):
                     got = p.score(got)
@@ -50,6 +49,8 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                     judgements = p.method.judge(got.groups, step)
                     plan, counts = planned(p, got, judgements)
                 row |= counts
+                with clock("sync"):
+                    row |= _named("sync", rollouts.synced())
                 finished = None
                 with clock("learn"):
                     learning = None if plan is None else beside.submit(_update, p, plan, step)
@@ -117,7 +118,7 @@ def _sync(p: Parts, clock: Clock, row: dict[str, Any]) -> None:
         row |= _named("sync", p.runtime.sync())
 
 
-def _named(prefix: str, metrics: Any) -> dict[str, float]:
+def _named(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}/{key}": value for key, value in metrics.items()}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future, wait
+from typing import Any
 
 from harmonyray.clock import Clock
 from harmonyray.collect import collect
@@ -16,6 +18,7 @@ class Rollouts:
     def __init__(self, p: Parts, threads: Executor) -> None:
         self._p, self._threads = p, threads
         self._ahead: Future[Collected] | None = None
+        self._syncing: Future[Mapping[str, float]] | None = None
 
     @property
     def begun(self) -> bool:
@@ -23,9 +26,16 @@ class Rollouts:
         return self._ahead is not None
 
     def begin(self, step: int) -> None:
-        """Does not wait. They are of the engines' policy version, or of whichever they come to hold where that may change."""
-        version = None if self._p.syncs_in_flight else self._p.runtime.engine_version
-        self._ahead = self._threads.submit(self._collect, step, version)
+        """Does not wait. The engines get the learner's weights first; `synced` says when they have changed hands. The rollouts
+        are of that policy version, or of whichever the engines come to hold where that may change."""
+        self._syncing = self._threads.submit(self._p.runtime.sync)
+        self._ahead = self._threads.submit(self._collect_after, self._syncing, step)
+
+    def synced(self) -> Mapping[str, float]:
+        """Waits until the engines hold the learner's weights, which may change from then on. What the broadcast took, nothing if
+        none was begun. Raises what it raised."""
+        syncing, self._syncing = self._syncing, None
+        return {} if syncing is None else syncing.result()
 
     def take(self, step: int, clock: Clock) -> Collected:
         """The step's rollouts and their answers. The seconds are counted as sampling, those of grading alone apart."""
@@ -38,6 +48,10 @@ class Rollouts:
     def settle(self) -> None:
         """Waits until nothing is sampled, whatever comes of it."""
         wait([] if self._ahead is None else [self._ahead])
+
+    def _collect_after(self, syncing: Future[Any], step: int) -> Collected:
+        syncing.result()
+        return self._collect(step, None if self._p.syncs_in_flight else self._p.runtime.engine_version)
 
     def _collect(self, step: int, version: int | None) -> Collected:
         p = self._p
