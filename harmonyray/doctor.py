@@ -116,6 +116,13 @@ def _vllm() -> Finding:
     )
 
 
+def _deepspeed() -> Finding:
+    try:
+        return Finding("deepspeed", "ok", importlib.metadata.version("deepspeed"))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("deepspeed", "note", "not installed", "for learner.type=deepspeed install the extra: deepspeed")
+
+
 def _memory() -> Finding:
     import psutil
 
@@ -154,6 +161,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "ray": _ray,
     "mlflow": _mlflow,
     "vllm": _vllm,
+    "deepspeed": _deepspeed,
     "memory": _memory,
     "disk": _disk,
     "shm": _shared_memory,

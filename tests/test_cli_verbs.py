@@ -158,7 +158,7 @@ def test_ctrl_c_while_starting_is_one_line(module: str) -> None:
 def test_doctor_ends_with_json(tmp_path: Path) -> None:
     done = harmonyray("doctor", "--json", cwd=tmp_path)
     findings = json.loads(done.stdout.splitlines()[-1])
-    assert {"python", "torch", "gpu", "ray", "mlflow", "vllm", "memory", "disk", "shm"} == set(findings)
+    assert {"python", "torch", "gpu", "ray", "mlflow", "vllm", "deepspeed", "memory", "disk", "shm"} == set(findings)
     statuses = {f["status"] for f in findings.values()}
     assert statuses <= {"ok", "note", "fail"}
     assert done.returncode == (1 if "fail" in statuses else 0)
