@@ -78,6 +78,7 @@ class SyntheticLearner:
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / "policy_version").write_text(str(self.policy_version))
 
     def load(self, directory: Path) -> None:
         raise NotImplementedError
