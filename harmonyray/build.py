@@ -179,10 +179,10 @@ def make_audit(
     return audit
 
 
-def make_score(method: Any, runtime: Any, asks: Sequence[Ask]) -> Callable[[Collected], Collected]:
-    """The loop's `score`: what the method asks the learner for, nothing for one that asks nothing."""
+def make_score(method: Any, runtime: Any, asks: Sequence[Ask]) -> Callable[[Collected], Collected] | None:
+    """The loop's `score`: what the method asks the learner for, None for one that asks nothing."""
     statistics = token_statistics(method)
-    return partial(scored, runtime, asks, statistics) if statistics else lambda collected: collected
+    return partial(scored, runtime, asks, statistics) if statistics else None
 
 
 def make_watch(config: Config, store: CheckpointStore, tell: Callable[[Event], None]) -> Watch:

@@ -16,11 +16,12 @@ from harmonyray.types import AnswerGroup, Collected, GroupRows
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything the loop turns. A view of `asks` [V] that is not trained votes only. `score` adds to a step's groups what the
-    method asks the learner for; `audit` looks at its views before the method judges, and returns metrics. With `lag` 1 a step's
-    rollouts are sampled while the step before it is learned from; `syncs_in_flight`: whether weights may be broadcast meanwhile.
-    Of fewer than `min_complete_share` of a step's problems nothing is learned. `keep_batch` writes the batch of a step's plan to
-    a file for inspection, and says where it is or why not. `is_best`: whether a step with these metrics is to be saved although
-    no checkpoint is due. `dynamic_sampling`: how often a step may draw further problems (`resampling.py`)."""
+    method asks the learner for, None if that is nothing; `audit` looks at its views before the method judges, and returns
+    metrics. With `lag` 1 a step's rollouts are sampled while the step before it is learned from; `syncs_in_flight`: whether
+    weights may be broadcast meanwhile. Of fewer than `min_complete_share` of a step's problems nothing is learned. `keep_batch`
+    writes the batch of a step's plan to a file for inspection, and says where it is or why not. `is_best`: whether a step with
+    these metrics is to be saved although no checkpoint is due. `dynamic_sampling`: how often a step may draw further problems
+    (`resampling.py`)."""
 
     schedule: ProblemSchedule
     asks: Sequence[Ask]
@@ -41,7 +42,7 @@ class Parts:
     lag: int
     syncs_in_flight: bool
     min_complete_share: float
-    score: Callable[[Collected], Collected] = lambda collected: collected
+    score: Callable[[Collected], Collected] | None = None
     is_best: Callable[[Mapping[str, float]], bool] = lambda row: False
     dynamic_sampling: int = 0
 

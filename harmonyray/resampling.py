@@ -51,6 +51,8 @@ def planned(p: Parts, got: Collected, judgements: Sequence[Judgement]) -> tuple[
 
 
 def _scored(p: Parts, got: Collected, clock: Clock) -> Collected:
+    if p.score is None:
+        return got
     with clock("score"):
         return p.score(got)
 

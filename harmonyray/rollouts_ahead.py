@@ -13,7 +13,7 @@ from harmonyray.types import Collected
 
 
 class Rollouts:
-    """Samples one step ahead at most, in another thread."""
+    """Samples one step ahead at most, in other threads: one sends the weights, the other waits for that and samples."""
 
     def __init__(self, p: Parts, threads: Executor) -> None:
         self._p, self._threads = p, threads

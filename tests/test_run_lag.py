@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_helpers import samples, small_run, steady, weights
 
+from harmonyray.algos.self_harmony import SelfHarmony
+from harmonyray.clock import Clock
 from harmonyray.config import load_config
-from harmonyray.errors import ConfigError
+from harmonyray.errors import ConfigError, GraderError, LearnerLostError, WeightSyncError
+from harmonyray.inprocess import InProcessRuntime
+from harmonyray.loop import _judge
 from harmonyray.registry import PluginOptions
 
+LIMIT_S = 60.0
 LAG = ("rollout.lag=1", "loss.type=truncated_is", "steps=7", "checkpoint.every=4", "eval.every=0")
 
 
@@ -55,6 +62,103 @@ def test_with_lag_the_run_is_another_one_and_without_it_importance_weights_are_n
     ahead, on_policy = steady(tmp_path / "lag"), steady(tmp_path / "none")
     assert ahead[0] == on_policy[0]
     assert ahead[1]["train/engine_gap_max"] > 100 * on_policy[1]["train/engine_gap_max"]
+
+
+# --- weights that are sent while a step is graded -----------------------------------------------------------------------------
+
+
+def ahead() -> bool:
+    """Whether this is one of the loop's own threads."""
+    return threading.current_thread().name.startswith("step")
+
+
+def test_a_step_is_graded_while_weights_are_sent_and_learned_from_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    graded = threading.Event()
+    judge, sync, update = SelfHarmony.judge, InProcessRuntime.sync, InProcessRuntime.update
+
+    def judges(self: SelfHarmony, groups: Any, step: int) -> Any:
+        out = judge(self, groups, step)
+        told.append(f"graded {step}")
+        graded.set()
+        return out
+
+    def syncs(self: InProcessRuntime) -> dict[str, float]:
+        if ahead():
+            assert graded.wait(LIMIT_S), "a step was not graded while the weights were being sent"
+            graded.clear()
+            told.append("sent")
+        return sync(self)
+
+    def updates(self: InProcessRuntime, plan: Any, step: int) -> Any:
+        told.append(f"update {step}")
+        return update(self, plan, step)
+
+    monkeypatch.setattr(SelfHarmony, "judge", judges)
+    monkeypatch.setattr(InProcessRuntime, "sync", syncs)
+    monkeypatch.setattr(InProcessRuntime, "update", updates)
+    small_run(tmp_path / "run", *LAG, "steps=3")
+    assert told == ["graded 1", "sent", "update 1", "graded 2", "sent", "update 2", "graded 3", "update 3"]
+
+
+def test_weights_that_cannot_be_sent_end_the_run_after_the_step_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [0]
+    sync = InProcessRuntime.sync
+
+    def syncs(self: InProcessRuntime) -> dict[str, float]:
+        times[0] += ahead()
+        if ahead() and times[0] == 2:
+            raise WeightSyncError("not sent")
+        return sync(self)
+
+    monkeypatch.setattr(InProcessRuntime, "sync", syncs)
+    with pytest.raises(WeightSyncError, match="not sent"):
+        small_run(tmp_path / "run", *LAG)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+
+
+class Grading:
+    """The parts that are turned to judge a step, which fails; `order` is what was done."""
+
+    def __init__(self, scores: bool, lost: Exception | None = None) -> None:
+        self.order: list[str] = []
+        self.score = self.ask_learner if scores else None
+        self.lost = lost
+
+    def ask_learner(self, got: Any) -> Any:
+        self.order.append("score")
+        return got
+
+    def audit(self, groups: Any) -> Any:
+        self.order.append("grade")
+        raise GraderError("no room for another grader")
+
+    def synced(self) -> dict[str, float]:
+        self.order.append("synced")
+        if self.lost is not None:
+            raise self.lost
+        return {}
+
+    def judge(self) -> None:
+        parts: Any = self
+        _judge(parts, 1, parts, parts, Clock(), {})
+
+    groups = ()
+
+
+@pytest.mark.parametrize(("scores", "order"), [(False, ["grade", "synced"]), (True, ["synced", "score", "grade", "synced"])])
+def test_a_method_that_asks_the_learner_waits_for_the_weights_first(scores: bool, order: list[str]) -> None:
+    grading = Grading(scores)
+    with pytest.raises(GraderError):
+        grading.judge()
+    assert grading.order == order
+
+
+def test_a_lost_learner_is_what_ended_the_step_whatever_else_went_wrong() -> None:
+    with pytest.raises(LearnerLostError):
+        Grading(False, LearnerLostError("gone")).judge()
 
 
 @pytest.mark.parametrize("loss", ["ppo_clip", "gspo", "cispo"])

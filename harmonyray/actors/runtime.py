@@ -169,9 +169,9 @@ class RayRuntime:
         Raises RunError when more than `max_restarts` restarts would be needed, WeightSyncError for a broadcast that fails
         with everybody alive.
         """
-        start = time.perf_counter()
         num_bytes = 0
         with self._changing:
+            start = time.perf_counter()
             self._find_dead()
             while True:
                 self._start_again()

@@ -24,7 +24,6 @@ from harmonyray.engines.loading import device, load_model, load_tokenizer
 from harmonyray.errors import ConfigError
 from harmonyray.learners.lora import make_adapter
 from harmonyray.learners.micro_batches import micro_batches, shares
-from harmonyray.learners.packing import packs
 from harmonyray.learners.passes import Passes, summary
 from harmonyray.learners.ranks import ALONE, Rank, meet
 from harmonyray.learners.schedules import learning_rate
@@ -115,12 +114,9 @@ class DeepSpeedLearner:
         self.objective = Objective(loss, objective)
         self.adapter = make_adapter(self.model, options.lora, seed)
         self.reference = self.adapter.reference() if self.objective.needs_reference else None
-        # What is found out once for a model, while its weights are all here and nothing is hooked to it.
         for whole in (self.model, self.reference):
             if whole is not None:
-                plain_head(whole)
-                if options.packing:
-                    packs(whole)
+                plain_head(whole)  # found out once for a model, here while all its weights are there and nothing is hooked to it
         if options.gradient_checkpointing:
             _checkpoint_layers(self.model, model)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from harmonyray.errors import first_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -124,8 +126,11 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
     shared out.
     """
     if model not in _CHECKED:
-        with torch.no_grad():
-            _CHECKED[model] = _beyond_head(model)
+        try:
+            with torch.no_grad():
+                _CHECKED[model] = _beyond_head(model)
+        except (RuntimeError, ValueError, ImportError) as e:  # kernels that need a GPU, where the weights are not there yet
+            _CHECKED[model] = f"the check failed: {first_line(e)}"
         if _CHECKED[model]:
             logging.getLogger(__name__).warning(
                 "%s: log-probs are computed from whole logits, which takes more memory, because %s",
@@ -142,6 +147,8 @@ def _beyond_head(model: PreTrainedModel) -> str:
         return f"its output head is no plain nn.Linear but {head}"
     if head._forward_hooks or head._forward_pre_hooks:
         return "something is hooked to its output head"
+    if "forward" in vars(head):
+        return "its output head's forward is not its class's own"
     ids = torch.arange(4, device=head.weight.device)[None]
     # The head is made to give out large numbers: a cap or a scale cannot hide behind the small ones of an untrained model.
     planted = torch.linspace(-100, 100, 4 * head.out_features).view(1, 4, -1).to(head.weight)

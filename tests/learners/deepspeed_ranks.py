@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from harmonyray.learners.token_logprobs import plain_head
 from harmonyray.types import Batch
 
 needs_deepspeed = pytest.mark.skipif(
@@ -57,7 +58,8 @@ class Job:
 class Outcome:
     """`metrics` and `versions` of the updates; `loaded` the version after `load`; `weights` at the end; `layer_passes`: how often
     the first layer's MLP ran in the last update, the reference's apart; `held`: elements of weights, and of first moments, at
-    the end, in this process; `head_width`: the most numbers that the output head gave for one token."""
+    the end, in this process; `head_width`: the most numbers that the output head gave for one token in the
+    last update."""
 
     metrics: list[dict[str, float]]
     versions: list[int]
@@ -75,12 +77,13 @@ def live(learner: Any, job: Job) -> Outcome:
         learner.update(batch, 1)
     if job.load is not None:
         learner.load(job.load)
-    loaded, passes, widths, reports, scores = learner.policy_version, [], [0], [], []
+    loaded, passes, widths, reports, scores = learner.policy_version, [], [], [], []
 
     def measure(_: torch.nn.Module, args: tuple[torch.Tensor], out: Any) -> None:
         given = out.values() if isinstance(out, dict) else out if isinstance(out, tuple) else [out]
         widths.extend(t.numel() // args[0].shape[0] for t in given)
 
+    plain_head(learner.model)  # which takes offence at hooks
     learner.model.get_output_embeddings().register_forward_hook(measure)
     learner.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     for step, batch in enumerate([*job.batches, *job.after], job.first):
@@ -89,6 +92,7 @@ def live(learner: Any, job: Job) -> Outcome:
         if job.scored:
             scores.append(learner.score(batch, job.scored))
         passes.clear()
+        widths.clear()
         reports.append(learner.update(batch, step))
     if job.save is not None and not job.after:
         learner.save(job.save)
@@ -118,11 +122,12 @@ def _serve(pipe: Any, rank: int, num_ranks: int, port: int) -> None:
 
     from harmonyray.algos.losses.ppo_clip import PpoClip
     from harmonyray.config_objective import ObjectiveOptions, ObjectiveSettings
-    from harmonyray.learners import zero
+    from harmonyray.learners import token_logprobs, zero
     from harmonyray.learners.deepspeed import DeepSpeedLearner
     from harmonyray.learners.ranks import Rank
 
     torch.set_num_threads(1)
+    token_logprobs.CHUNK_ELEMENTS, token_logprobs.MIN_CHUNK_WIDTH = 1, 10  # several parts of the tiny vocabulary
     zero.PERSISTENT_ELEMENTS = 0  # every parameter of the tiny model is shared out in stage 3
     patience = timedelta(seconds=PATIENCE_S)
     store = dist.TCPStore("127.0.0.1", port, is_master=rank == 0, wait_for_workers=False, timeout=patience)
