@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -146,6 +147,18 @@ def check_models(config: Config) -> None:
     own = [view.model for view in config.views.values() if view.model is not None]
     for name in dict.fromkeys([config.model.path, *own]):
         model_path(name)
+
+
+def check_installed(config: Config, learn: bool = True) -> None:
+    """Raises ConfigError for an engine or a learner whose package is not installed, before anything is started on this machine.
+    (On a cluster they look for it where they are.)"""
+    if config.runtime.type == "ray" and os.environ.get("RAY_ADDRESS"):
+        return
+    learners = [resolve("learners", config.learner.type)] if learn else []
+    for part in (resolve("engines", config.rollout.engine.type), *learners):
+        require = getattr(part, "require_installed", None)
+        if require is not None:
+            require()
 
 
 def check_placement(config: Config, learn: bool = True) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 from harmonyray.clock import Clock
 from harmonyray.errors import LearnerLostError, NotFiniteError, RolloutsLostError, RunError
 from harmonyray.guarding import TurnBack
+from harmonyray.judging import judged
 from harmonyray.ledger import take_ledger
 from harmonyray.parts import Parts, bookmark
-from harmonyray.resampling import fill, planned
+from harmonyray.resampling import fill
 from harmonyray.rollouts_ahead import Rollouts
 from harmonyray.saving import Saving
 from harmonyray.step_metrics import step_metrics
-from harmonyray.types import Collected, GroupRows, Judgement, UpdateReport
+from harmonyray.types import Collected, GroupRows, UpdateReport
 
 
 def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: False) -> int:
@@ -42,7 +43,7 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
                 # What is saved or evaluated is the policy after this step, and a resumed run has nothing under way either.
                 if p.lag and not (p.saves(step) or p.evaluates(step)):
                     rollouts.begin(step + 1)
-                got, judgements, plan = _judge(p, step, got, rollouts, clock, row)
+                got, judgements, plan = judged(p, step, got, rollouts, clock, row)
                 finished = None
                 with clock("learn"):
                     learning = None if plan is None else beside.submit(_update, p, plan, step)
@@ -83,31 +84,6 @@ def train(p: Parts, first_step: int, stop_asked: Callable[[], bool] = lambda: Fa
     finally:
         saving.settle()  # before the learner goes back or is ended, and others may take up the run
         beside.shutdown(wait=False, cancel_futures=True)
-
-
-def _judge(
-    p: Parts, step: int, got: Collected, rollouts: Rollouts, clock: Clock, row: dict[str, Any]
-) -> tuple[Collected, Sequence[Judgement], Sequence[GroupRows] | None]:
-    """The groups with what the method asks the learner for, what it says of them, and what is to be learned. Meanwhile the
-    weights that the next rollouts begin with are sent: they have changed hands when it is over, however it ends."""
-
-    def synced() -> None:
-        with clock("sync"):
-            row.update(_named("sync", rollouts.synced()))
-
-    if p.score is not None:
-        synced()  # engines do not wait for it, and the learner does one thing at a time
-        with clock("score"):
-            got = p.score(got)
-    try:
-        with clock("grade"):
-            row |= p.audit(got.groups)
-            judgements = p.method.judge(got.groups, step)
-            plan, counts = planned(p, got, judgements)
-            row |= counts
-    finally:
-        synced()
-    return got, judgements, plan
 
 
 def _update(p: Parts, plan: Sequence[GroupRows], step: int) -> tuple[UpdateReport, float]:

@@ -19,6 +19,7 @@ def load_checked(config: Config) -> tuple[list[Problem], Gold]:
     check_gold(config, problems, gold)
     check_best(config, problems, gold)
     build.check_models(config)
+    build.check_installed(config)
     check_compared(config, build.make_asks(config, build.make_views(config)))
     return problems, gold
 

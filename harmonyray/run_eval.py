@@ -49,6 +49,7 @@ def run_evaluation(
             "evaluation needs gold answers, and this problem source has none: name its answer column (problems.answer_column)"
         )
     build.check_models(config)
+    build.check_installed(config, learn=False)
     build.check_placement(config, learn=False)
     views = build.make_views(config)
     with _open_results(config, out, gold, reporter) as results:

@@ -145,6 +145,7 @@ LAYERS = [
         "step_metrics",
         "parts",
         "resampling",
+        "judging",
         "saving",
         "rollouts_ahead",
         "guard",

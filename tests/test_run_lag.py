@@ -14,7 +14,7 @@ from harmonyray.clock import Clock
 from harmonyray.config import load_config
 from harmonyray.errors import ConfigError, GraderError, LearnerLostError, WeightSyncError
 from harmonyray.inprocess import InProcessRuntime
-from harmonyray.loop import _judge
+from harmonyray.judging import judged
 from harmonyray.registry import PluginOptions
 
 LIMIT_S = 60.0
@@ -143,7 +143,7 @@ class Grading:
 
     def judge(self) -> None:
         parts: Any = self
-        _judge(parts, 1, parts, parts, Clock(), {})
+        judged(parts, 1, parts, parts, Clock(), {})
 
     groups = ()
 

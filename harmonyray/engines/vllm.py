@@ -24,7 +24,7 @@ from harmonyray.engines.states import ASLEEP, CLOSED, PAUSED, SERVING, EngineSta
 from harmonyray.engines.turns import Turns
 from harmonyray.engines.vllm_join import VllmReceivesWeights
 from harmonyray.engines.vllm_requests import Group, Stream, VllmRequests
-from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, check_gpus, start_engine
+from harmonyray.engines.vllm_setup import OWN_ARGUMENTS, check_gpus, require_vllm, start_engine
 from harmonyray.engines.weights import checksum, specs
 from harmonyray.errors import BrokenEngineError, ConfigError, first_line
 from harmonyray.registry import PluginOptions
@@ -41,6 +41,7 @@ class VllmEngine(VllmReceivesWeights):
 
     updates_in_flight: ClassVar[bool] = True
     """Weights may change while samples are generated: what they have said stays, and the rest follows the new weights."""
+    require_installed = staticmethod(require_vllm)
 
     class Options(PluginOptions):
         tensor_parallel_size: PositiveInt = Field(1, description="GPUs (on CPU: processes) that one engine is spread over")

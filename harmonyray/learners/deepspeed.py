@@ -57,6 +57,8 @@ _ANY_ROW: IntArray = np.zeros(1, dtype=np.int64)
 class DeepSpeedLearner:
     """Trains one model with DeepSpeed's ZeRO; this is one of its ranks. `policy_version` counts the updates."""
 
+    require_installed = staticmethod(require_deepspeed)
+
     class Options(TorchLearner.Options):
         num_ranks: PositiveInt = Field(1, description="processes that share an update, on one GPU each")
         zero_stage: Literal[0, 1, 2, 3] = Field(
