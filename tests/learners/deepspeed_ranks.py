@@ -104,7 +104,7 @@ def live(learner: Any, job: Job) -> Outcome:
         len(passes),
         held(learner),
         scores,
-        max(widths),
+        max(widths, default=0),
     )
 
 
