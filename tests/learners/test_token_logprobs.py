@@ -256,6 +256,23 @@ def hooked() -> LlamaForCausalLM:
     return model
 
 
+def own_forward() -> LlamaForCausalLM:
+    model = llama()
+    linear = model.lm_head.forward
+    model.lm_head.forward = lambda states: linear(states) * 2
+    return model
+
+
+def cannot_be_tried() -> LlamaForCausalLM:
+    class NoKernel(LlamaForCausalLM):
+        def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+            if input_ids.shape == (1, 4):  # the check's four tokens
+                raise RuntimeError("no kernel for this place")
+            return super().forward(input_ids, **kwargs)
+
+    return NoKernel(llama().config)
+
+
 def other_input() -> LlamaForCausalLM:
     class Doubled(LlamaForCausalLM):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -273,6 +290,8 @@ def other_input() -> LlamaForCausalLM:
         (lambda: CohereForCausalLM(MULTIPLIED), "changes its logits after the output head"),
         (odd_head, "no plain nn.Linear but Sequential"),
         (hooked, "something is hooked to its output head"),
+        (own_forward, "its output head's forward is not its class's own"),
+        (cannot_be_tried, "the check failed: no kernel for this place"),
         (other_input, "given something else than the decoder's last hidden states"),
     ],
 )
