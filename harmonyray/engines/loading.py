@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -84,11 +85,18 @@ def device() -> torch.device:
 def _transformers() -> Any:
     """The library, imported by the process that loads a model: it takes 2 s and 150 MB, and the driver never needs it."""
     # It also takes in scikit-learn, SciPy and pandas wherever they are installed (mlflow brings them), for a metric of
-    # assisted generation: another 1 s and 60 MB. Here it is told that they are absent.
-    import transformers
-    from transformers.utils import logging
+    # assisted generation: another 1 s and 60 MB. Here it is told that they are absent. And the garbage collector would look
+    # through the million objects that come and stay again and again, for a fifth of the time that importing and loading takes.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import transformers
+        from transformers.utils import logging
 
-    with patch("transformers.utils.is_sklearn_available", return_value=False):
-        import transformers.models.auto.modeling_auto
+        with patch("transformers.utils.is_sklearn_available", return_value=False):
+            import transformers.models.auto.modeling_auto
+    finally:
+        if collecting:
+            gc.enable()
     logging.disable_progress_bar()
     return transformers
