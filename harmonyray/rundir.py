@@ -217,6 +217,7 @@ def _checked_changes(config: Config, run_dir: Path) -> tuple[str, ...]:
     changed = [k for k in different if k.split(".")[0] not in MAY_CHANGE_ON_RESUME and k not in MAY_CHANGE_TOO]
     if changed:
         shown = "; ".join(f"{k}: {saved.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
+        shown += f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
             f"--resume: this configuration is not the one '{run_dir}' was started with ({shown}); "
             "use the same, or a new --run-dir"

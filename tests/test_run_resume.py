@@ -170,6 +170,19 @@ def test_another_experiment_is_not_resumed(six: tuple[Path, dict[str, Any]], cha
         small_run(six[0], *SIX, change, resume=True)
 
 
+def test_of_many_differences_the_number_is_told(six: tuple[Path, dict[str, Any]]) -> None:
+    others = [
+        "seed=1",
+        "learner.lr=1e-5",
+        "learner.max_grad_norm=2.0",
+        "views.solver.num_samples=5",
+        "views.reframer.num_samples=5",
+    ]
+    others += ["method.selector=majority", "rollout.problems_per_step=3"]
+    with pytest.raises(ConfigError, match=r"learner\.lr: 0\.0003 -> 1e-05; .*; and \d+ more\)"):
+        small_run(six[0], *SIX, *others, resume=True)
+
+
 def test_after_damage_the_checkpoint_before_is_used(folder: Path, six: tuple[Path, dict[str, Any]], capsys: Any) -> None:
     """One byte of the optimizer's moments: nothing but the checksum could tell."""
     run_dir = folder / "damaged"
