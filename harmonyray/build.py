@@ -80,8 +80,8 @@ def _open_ray(config: Config, views: Sequence[View], learn: bool) -> Iterator[tu
     from harmonyray.actors.cluster import cluster
     from harmonyray.actors.placement import engine_groups, seats
     from harmonyray.actors.reservation import reserve
-    from harmonyray.actors.runtime import RayRuntime, RunSpec
-    from harmonyray.actors.specs import PartSpec
+    from harmonyray.actors.runtime import RayRuntime
+    from harmonyray.actors.specs import PartSpec, RunSpec
 
     wanted = [seat for seat in seats(config) if learn or seat.group != "learner"]
     kind = config.rollout.engine

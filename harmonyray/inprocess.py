@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -89,7 +89,7 @@ class InProcessRuntime:
         report: UpdateReport = self.learner.update(fill_batch(plan), step)
         return report
 
-    def sync(self) -> dict[str, float]:
+    def sync(self, given: Callable[[Mapping[str, float]], object] | None = None) -> Mapping[str, float]:
         """Copies the learner's weights into the engine. Raises AlteredWeightsError if the engine's checksum differs."""
         assert self.learner is not None
         start = time.perf_counter()
@@ -97,7 +97,10 @@ class InProcessRuntime:
         sent, held = checksum(weights), self.engine.load_weights(weights, self.learner.policy_version)
         if sent != held:
             raise AlteredWeightsError(f"weights altered on the way to the engine: checksum {held}, expected {sent}")
-        return {"seconds": time.perf_counter() - start}
+        metrics = {"seconds": time.perf_counter() - start}
+        if given is not None:
+            given(metrics)
+        return metrics
 
     def take_restarts(self) -> int:
         return 0

@@ -17,7 +17,7 @@ def judged(
 ) -> tuple[Collected, Sequence[Judgement], Sequence[GroupRows] | None]:
     """The groups with what the method asks the learner for, what it says of them, and the rows to learn from, None for none.
 
-    Meanwhile the weights that the next rollouts begin with are sent: they have changed hands when it is over, however it ends.
+    Meanwhile the weights that the next rollouts begin with are sent: the learner has given them when it is over, however it ends.
     What their broadcast raised comes before other failures. `row` gets the step's metrics of all this.
     """
 

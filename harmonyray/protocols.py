@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -268,7 +268,7 @@ class Runtime(Sampler, Protocol):
 
     @property
     def engine_version(self) -> int:
-        """The policy version that the trained engines hold; behind the learner's between an update and a `sync`."""
+        """The policy version that the trained engines hold, or load; behind the learner's between an update and a `sync`."""
         ...
 
     def prepare(self, asks: Sequence[Ask], problems: Sequence[Problem]) -> None:
@@ -281,8 +281,9 @@ class Runtime(Sampler, Protocol):
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport: ...
 
-    def sync(self) -> dict[str, float]:
-        """Brings every engine to the learner's policy version; returns metrics."""
+    def sync(self, given: Callable[[Mapping[str, float]], object] | None = None) -> Mapping[str, float]:
+        """Brings every engine to the learner's policy version. Returns metrics of what the learner gave; `given` gets them once,
+        as soon as it has: the learner may learn while the engines load the weights."""
         ...
 
     def take_restarts(self) -> int:

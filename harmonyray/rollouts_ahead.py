@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future, wait
-from typing import Any
 
 from harmonyray.clock import Clock
 from harmonyray.collect import collect
@@ -13,12 +12,12 @@ from harmonyray.types import Collected
 
 
 class Rollouts:
-    """Samples one step ahead at most, in other threads: one sends the weights, the other waits for that and samples."""
+    """Samples one step ahead at most, in another thread, which sends the weights first."""
 
     def __init__(self, p: Parts, threads: Executor) -> None:
         self._p, self._threads = p, threads
         self._ahead: Future[Collected] | None = None
-        self._syncing: Future[Mapping[str, float]] | None = None
+        self._given: Future[Mapping[str, float]] | None = None
 
     @property
     def begun(self) -> bool:
@@ -26,16 +25,16 @@ class Rollouts:
         return self._ahead is not None
 
     def begin(self, step: int) -> None:
-        """Does not wait. The engines get the learner's weights first; `synced` says when they have changed hands. The rollouts
-        are of that policy version, or of whichever the engines come to hold where that may change."""
-        self._syncing = self._threads.submit(self._p.runtime.sync)
-        self._ahead = self._threads.submit(self._collect_after, self._syncing, step)
+        """Does not wait. The engines get the learner's weights first; `synced` says when it has given them. The rollouts are of
+        that policy version, or of whichever the engines come to hold where that may change."""
+        self._given = Future()
+        self._ahead = self._threads.submit(self._sync_and_collect, step, self._given)
 
     def synced(self) -> Mapping[str, float]:
-        """Waits until the engines hold the learner's weights, which may change from then on. What the broadcast took, nothing if
+        """Waits until the learner has given its weights to the engines, and may learn on. What the broadcast took, nothing if
         none was begun. Raises what it raised."""
-        syncing, self._syncing = self._syncing, None
-        return {} if syncing is None else syncing.result()
+        given, self._given = self._given, None
+        return {} if given is None else given.result()
 
     def take(self, step: int, clock: Clock) -> Collected:
         """The step's rollouts and their answers. The seconds are counted as sampling, those of grading alone apart."""
@@ -49,8 +48,13 @@ class Rollouts:
         """Waits until nothing is sampled, whatever comes of it."""
         wait([] if self._ahead is None else [self._ahead])
 
-    def _collect_after(self, syncing: Future[Any], step: int) -> Collected:
-        syncing.result()
+    def _sync_and_collect(self, step: int, given: Future[Mapping[str, float]]) -> Collected:
+        try:
+            self._p.runtime.sync(given.set_result)
+        except BaseException as e:
+            if not given.done():
+                given.set_exception(e)
+            raise
         return self._collect(step, None if self._p.syncs_in_flight else self._p.runtime.engine_version)
 
     def _collect(self, step: int, version: int | None) -> Collected:

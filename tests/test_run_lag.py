@@ -85,12 +85,12 @@ def test_a_step_is_graded_while_weights_are_sent_and_learned_from_afterwards(
         graded.set()
         return out
 
-    def syncs(self: InProcessRuntime) -> dict[str, float]:
+    def syncs(self: InProcessRuntime, given: Any = None) -> Any:
         if ahead():
             assert graded.wait(LIMIT_S), "a step was not graded while the weights were being sent"
             graded.clear()
             told.append("sent")
-        return sync(self)
+        return sync(self, given)
 
     def updates(self: InProcessRuntime, plan: Any, step: int) -> Any:
         told.append(f"update {step}")
@@ -103,20 +103,48 @@ def test_a_step_is_graded_while_weights_are_sent_and_learned_from_afterwards(
     assert told == ["graded 1", "sent", "update 1", "graded 2", "sent", "update 2", "graded 3", "update 3"]
 
 
-def test_weights_that_cannot_be_sent_end_the_run_after_the_step_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_learned_from_while_the_engines_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are at it until the learner has begun; what they sample then are the weights from before it did."""
+    learned = threading.Event()
+    sync, update = InProcessRuntime.sync, InProcessRuntime.update
+
+    def syncs(self: InProcessRuntime, given: Any = None) -> Any:
+        metrics = sync(self, given)
+        assert given is None or learned.wait(LIMIT_S), "the learner waited for engines that had all they needed"
+        learned.clear()
+        return metrics
+
+    def updates(self: InProcessRuntime, plan: Any, step: int) -> Any:
+        learned.set()
+        return update(self, plan, step)
+
+    monkeypatch.setattr(InProcessRuntime, "sync", syncs)
+    monkeypatch.setattr(InProcessRuntime, "update", updates)
+    small_run(tmp_path / "run", *LAG, "steps=4")
+    assert versions(tmp_path / "run") == {1: {0}, 2: {0}, 3: {1}, 4: {2}}
+
+
+@pytest.mark.parametrize("given_before", [False, True])
+def test_engines_that_cannot_load_end_the_run_after_the_step_learned_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_before: bool
+) -> None:
+    """Nothing is lost of the step that was being learned from; if it could not begin, the one before is the last."""
     times = [0]
     sync = InProcessRuntime.sync
 
-    def syncs(self: InProcessRuntime) -> dict[str, float]:
-        times[0] += ahead()
-        if ahead() and times[0] == 2:
-            raise WeightSyncError("not sent")
-        return sync(self)
+    def syncs(self: InProcessRuntime, given: Any = None) -> Any:
+        times[0] += given is not None
+        if given is not None and times[0] == 2:
+            if given_before:
+                given({})
+            raise WeightSyncError("not loaded")
+        return sync(self, given)
 
     monkeypatch.setattr(InProcessRuntime, "sync", syncs)
-    with pytest.raises(WeightSyncError, match="not sent"):
+    with pytest.raises(WeightSyncError, match="not loaded"):
         small_run(tmp_path / "run", *LAG)
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+    last = "step-000002" if given_before else "step-000001"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [last]
 
 
 class Grading:

@@ -16,7 +16,8 @@ CALLS = 4  # that an engine actor serves side by side: sampling, weights, and wh
 
 @dataclass(slots=True)
 class Replica:
-    """An engine actor, the seat it sits in, and its answer to `start` (None: not asked yet)."""
+    """An engine actor, the seat it sits in, and its answer to `start` (None: not asked yet). Runtime and weight sync note here
+    what becomes of it."""
 
     name: str
     group: EngineGroup
@@ -26,8 +27,8 @@ class Replica:
     started: Any
     dead: bool = False
     cut_off: bool = False  # dead for no fault of its own: it waited for a learner that was lost, which is the restart that counts
-    version: int | None = None  # the policy version that it has acknowledged
-    behind: bool = False  # started again, and still without the learner's weights
+    version: int | None = None  # the policy version that it was sent last
+    behind: bool = False  # started again, and has not yet loaded the learner's weights
 
     @property
     def trained(self) -> bool:
@@ -38,7 +39,8 @@ def find_dead(replicas: Sequence[Replica], pool: ActorPool, limit_s: float) -> b
     """Marks the replicas that do not answer within that time; true if any is dead."""
     asked = [(r, r.handle.pid.remote()) for r in replicas if not r.dead]
     for replica, ref in asked:
-        replica.dead = not pool.answers(ref, limit_s, replica.name)
+        if not pool.answers(ref, limit_s, replica.name):
+            replica.dead = True
     return any(r.dead for r in replicas)
 
 

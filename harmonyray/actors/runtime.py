@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from harmonyray.actors.pool import DEATHS, ActorPool, why_dead
 from harmonyray.actors.replicas import CALLS, Replica, find_dead, start_again
 from harmonyray.actors.reservation import Reservation
 from harmonyray.actors.sampling import Sampling, dealt
-from harmonyray.actors.specs import PartSpec
+from harmonyray.actors.specs import RunSpec
 from harmonyray.actors.sync import WeightSync
 from harmonyray.actors.workers import EngineWorker
 from harmonyray.config import Config
@@ -29,17 +28,6 @@ from harmonyray.errors import LearnerLostError, RunError, WeightSyncError, first
 from harmonyray.protocols import UNTRAINED, Ask, Seeds, View
 from harmonyray.rollouts import Tally
 from harmonyray.types import FailedAttempt, FloatArray, GroupRows, Problem, ProblemRollouts, UpdateReport
-
-
-@dataclass(frozen=True, slots=True)
-class RunSpec:
-    """The parts that the actors of a run are built from. `learner` None makes a runtime that only samples."""
-
-    engines: Mapping[str, PartSpec]  # by the name of the engine group
-    learner: PartSpec | None
-    loss: PartSpec
-    grader: PartSpec
-
 
 CLOSE_S = 5.0  # longest wait for a thread that samples
 
@@ -143,7 +131,6 @@ class RayRuntime:
 
     def update(self, plan: Sequence[GroupRows], step: int) -> UpdateReport:
         """An engine that dies meanwhile gets the new weights, not the old."""
-        self._verify()  # the learner's checksum is that of the weights before
         with self._learner_alone():
             report: UpdateReport = self._learn("update", plan, step)
             self.policy_version = report.policy_version
@@ -162,23 +149,39 @@ class RayRuntime:
             finally:  # also for a learner that takes the place of one that was lost
                 self._tell(beside, "wake")
 
-    def sync(self) -> dict[str, float]:
+    def sync(self, given: Callable[[Mapping[str, float]], object] | None = None) -> Mapping[str, float]:
         """Replaces dead engines, and broadcasts the learner's weights until every engine has acknowledged them; those that
-        already have are left in peace.
+        already have are left in peace. If one dies while it loads them, all get the newest: the learner may have learned since.
 
         Raises RunError when more than `max_restarts` restarts would be needed, WeightSyncError for a broadcast that fails
         with everybody alive.
         """
-        num_bytes = 0
+        start = time.perf_counter()
         with self._changing:
-            start = time.perf_counter()
             self._find_dead()
-            while True:
-                self._start_again()
-                if self.learner is None or not self._stale():
-                    break
-                num_bytes = self._broadcast(self._stale())
-        return {"seconds": time.perf_counter() - start, "bytes": float(num_bytes)}
+            num_bytes = self._give()
+        metrics = {"seconds": time.perf_counter() - start, "bytes": float(num_bytes)}
+        if given is not None:
+            given(metrics)
+        while not self._all_loaded():
+            with self._changing:
+                self._give()
+        return metrics
+
+    def _give(self) -> int:
+        """Replaces dead engines until all that live have been sent the learner's weights; returns the bytes sent to each."""
+        num_bytes = 0
+        while True:
+            self._start_again()
+            if self.learner is None or not self._stale():
+                return num_bytes
+            num_bytes = self._broadcast(self._stale())
+
+    def _all_loaded(self) -> bool:
+        """Waits until the engines have loaded what they were sent. False if any is dead, by then or before."""
+        if self.learners is not None:
+            self.weight_sync.loaded()
+        return not any(replica.dead for replica in self.replicas)
 
     def take_restarts(self) -> int:
         taken, self.restarts_taken = self.pool.restarts - self.restarts_taken, self.pool.restarts
@@ -231,10 +234,10 @@ class RayRuntime:
         return [r for r in self.replicas if r.trained and not r.dead and r.version != self.policy_version]
 
     def _broadcast(self, replicas: Sequence[Replica]) -> int:
-        """The learner's weights to these engines; marks who died of it, or is stuck. Raises WeightSyncError if nobody did."""
+        """Sends the learner's weights to these engines; marks who died of it or is stuck. WeightSyncError if nobody did."""
         try:
             try:
-                num_bytes = self.weight_sync.broadcast(replicas, self.policy_version)
+                num_bytes = self.weight_sync.send(replicas, self.policy_version)
             except (*DEATHS, WeightSyncError):
                 self._learn("policy_version")  # if it is the learner that is gone, nobody else is to blame
                 raise
@@ -247,8 +250,6 @@ class RayRuntime:
             if not self._find_dead():
                 raise WeightSyncError(f"the weight broadcast failed with learner and engines alive: {first_line(e)}") from e
             return 0
-        for replica in replicas:
-            replica.version, replica.behind = self.policy_version, False
         return num_bytes
 
     def _mark_hung(self, replicas: Sequence[Replica]) -> list[Replica]:
@@ -274,10 +275,12 @@ class RayRuntime:
         with self._changing:
             if replica.handle is handle:  # else a broadcast has met and replaced it already
                 replica.dead = True
+            self._all_loaded()
             while replica.dead or replica.behind:
                 self._start_again()
                 if replica.behind:
                     self._broadcast([replica])
+                    self._all_loaded()
 
     def _start_again(self) -> None:
         start_again(self.replicas, self.pool, self.engine_specs, self.learner is not None)

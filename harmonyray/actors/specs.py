@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,3 +22,13 @@ class PartSpec:
 
     def build(self, **more: Any) -> Any:
         return resolve(self.kind, self.type)(options=self.options, **self.arguments, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """The parts that the actors of a run are built from. `learner` None makes a runtime that only samples."""
+
+    engines: Mapping[str, PartSpec]  # by the name of the engine group
+    learner: PartSpec | None
+    loss: PartSpec
+    grader: PartSpec

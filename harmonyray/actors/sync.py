@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +16,28 @@ from harmonyray.actors.replicas import Replica
 from harmonyray.actors.transports import WeightEnd, plan_groups
 from harmonyray.config_sections import SyncConfig
 from harmonyray.engines.roll_call import GroupSpec
-from harmonyray.errors import AlteredWeightsError, WeightSyncError
+from harmonyray.errors import AlteredWeightsError, RunError, WeightSyncError, first_line
 
 HUNG_S = 2.0  # beyond the limits of a broadcast, which everybody keeps that is not stuck
 
 
 @dataclass(frozen=True, slots=True)
-class _Checksums:
-    """A broadcast whose checksums are still computed: the learner's by group, and each engine's name, group and own."""
+class _Told:
+    """What an engine was asked after it had all bytes: whether it has loaded them, or their checksum."""
+
+    replica: Replica
+    handle: Any  # the replica's when it was asked; it may have another by now
+    group: int
+    answer: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A broadcast that every engine has all bytes of, and the learner's checksums by group."""
 
     version: int
-    sent: Asked
-    held: list[tuple[str, int, Any]]
+    checksums: Asked
+    engines: list[_Told]
 
 
 class WeightSync:
@@ -41,7 +52,8 @@ class WeightSync:
         self._joined: list[Any] = []  # the handles that are in the present groups
         self._asked: dict[str, Any] = {}  # the latest call to each engine, by the replica's name
         self._group_of: dict[str, int] = {}  # the present groups' numbers in their order
-        self._unverified: _Checksums | None = None
+        self._loading: _Sent | None = None  # not acknowledged yet
+        self._unverified: _Sent | None = None  # acknowledged, and its checksums not compared yet
         self._verifying = threading.RLock()
         self._changes_at_once: set[str] = set()  # the replicas whose transport loads while it receives
 
@@ -52,17 +64,17 @@ class WeightSync:
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=HUNG_S, fetch_local=False) if refs else ([], [])
         return {name for name, ref in self._asked.items() if ref not in done} | (self._changes_at_once & set(self._asked))
 
-    def broadcast(self, replicas: Sequence[Replica], policy_version: int) -> int:
-        """Sends the weights to these engines, all or some of the run's; returns the bytes sent to each. Other engines are not
-        involved and may be busy.
+    def send(self, replicas: Sequence[Replica], policy_version: int) -> int:
+        """Sends the weights to these engines, all or some of the run's; returns the bytes sent to each, 0 if one turns out to be
+        dead. Other engines are not involved and may be busy.
 
-        Checksums are computed while the engines go on; `verify` compares them. Raises WeightSyncError, naming who did not join or
-        did not take what within sync.timeout_s, or did not load it within that time again; AlteredWeightsError if one
-        acknowledges another policy version than what was sent, or for the broadcast before if its checksums differ.
+        The engines load them after that, see `loaded`; what the learner gave does not change when it learns. Raises
+        WeightSyncError, naming who did not join or did not take what within sync.timeout_s, and what `verify` does of the
+        broadcast before.
         """
         with self._verifying:  # who wants to know meanwhile hears of this broadcast, not of the one before
             self.verify()
-            return self._send(replicas, policy_version)
+            return 0 if any(r.dead for r in replicas) else self._send(replicas, policy_version)
 
     def _send(self, replicas: Sequence[Replica], policy_version: int) -> int:
         engines = [r.handle for r in replicas]
@@ -72,42 +84,105 @@ class WeightSync:
         acks = [e.receive.remote(self.weight_specs, self._bucket_bytes, policy_version) for e in engines]
         self._asked = {r.name: ack for r, ack in zip(replicas, acks, strict=True)}
         version, num_bytes = self.learner.call("send", self.weight_specs, self._bucket_bytes)
-        self._check_in_time(list(self._asked), acks, "load them")
         self._joined = engines
-        for replica, held in zip(replicas, self.pool.get(acks), strict=True):
-            if held != version:
-                raise AlteredWeightsError(
-                    f"{replica.name} acknowledged policy version {held}, the learner sent version {version}: the engine does not "
-                    "hold the broadcast weights"
-                )
-        held = [(r.name, self._group_of[r.name], r.handle.held_checksum.remote()) for r in replicas]
-        self._asked = {name: ref for name, _, ref in held}
-        self._unverified = _Checksums(version, self.learner.ask("sent_checksums"), held)
+        sums = self.learner.ask("sent_checksums")  # of what was sent: the learner does one thing after the other
+        told = [_Told(r, r.handle, self._group_of[r.name], ack) for r, ack in zip(replicas, acks, strict=True)]
+        self._loading = _Sent(version, sums, told)
+        for replica in replicas:
+            replica.version = policy_version
         return int(num_bytes)
+
+    def loaded(self) -> None:
+        """Waits until the engines of the last broadcast have loaded what they were sent. One that has died of it is marked as
+        dead, and so is one that has not done it within sync.timeout_s, which is ended. Checksums are computed while the engines
+        go on.
+
+        Raises WeightSyncError if one says that it cannot load them (if it may hold some old and some new weights it is marked as
+        dead instead), AlteredWeightsError if one acknowledges another policy version than what was sent.
+        """
+        with self._verifying:
+            due, self._loading = self._loading, None
+            if due is None:
+                return
+            done = self._answered(due.engines)
+            held: list[_Told] = []
+            failed: list[RunError] = []
+            for told in due.engines:
+                if told.replica.handle is not told.handle:
+                    continue  # replaced already: its successor is sent them anew
+                try:
+                    if self._has_loaded(told, due.version, told.answer in done):
+                        told.replica.behind = False
+                        held.append(_Told(told.replica, told.handle, told.group, told.handle.held_checksum.remote()))
+                    else:
+                        told.replica.dead = True
+                except (WeightSyncError, AlteredWeightsError) as e:
+                    failed.append(e)
+            self._asked = {told.replica.name: told.answer for told in held}
+            self._unverified = _Sent(due.version, due.checksums, held)
+            if failed:
+                raise failed[0]
 
     def verify(self) -> None:
         """Waits until both ends of the last broadcast have said their checksums; whoever calls first waits for all. One that has
         died is left out: it is sent the weights again before it is asked for anything.
 
         Raises AlteredWeightsError if an engine holds other weights than were sent, WeightSyncError if one does not say so within
-        sync.timeout_s.
+        sync.timeout_s, or cannot load them.
         """
         with self._verifying:
+            self.loaded()
             due, self._unverified = self._unverified, None
             if due is None:
                 return
-            sent = self.learner.result(due.sent)
-            self._check_in_time([name for name, _, _ in due.held], [ref for _, _, ref in due.held], "say their checksum")
-            for name, group, ref in due.held:
+            sent = self.learner.result(due.checksums)
+            done = self._answered(due.engines)
+            late = [told.replica.name for told in due.engines if told.answer not in done]
+            if late:
+                raise WeightSyncError(
+                    f"{', '.join(late)} loaded the weights but did not say their checksum within sync.timeout_s = "
+                    f"{self.sync_config.timeout_s:g} s: raise it, or look at the engine's log"
+                )
+            for told in due.engines:
                 try:
-                    held = self.pool.get(ref, name)
+                    held = self.pool.get(told.answer, told.replica.name)
                 except DEATHS:
                     continue
-                if held != sent[group]:
+                if held != sent[told.group]:
                     raise AlteredWeightsError(
-                        f"{name} acknowledged policy version {due.version} with checksum {held}, the learner sent checksum "
-                        f"{sent[group]}: the engine does not hold the broadcast weights"
+                        f"{told.replica.name} acknowledged policy version {due.version} with checksum {held}, the learner sent "
+                        f"checksum {sent[told.group]}: the engine does not hold the broadcast weights"
                     )
+
+    def _answered(self, engines: Sequence[_Told]) -> list[Any]:
+        """Those answers of theirs that come within sync.timeout_s."""
+        refs = [told.answer for told in engines]
+        return ray.wait(refs, num_returns=len(refs), timeout=self.sync_config.timeout_s, fetch_local=False)[0] if refs else []
+
+    def _has_loaded(self, told: _Told, version: int, in_time: bool) -> bool:
+        """False for an engine that died of it, was late and is ended, or may hold some of both. Raises what `loaded` does."""
+        name = told.replica.name
+        if not in_time:
+            limit = f"sync.timeout_s = {self.sync_config.timeout_s:g} s"
+            _say(f"{name} did not load the weights within {limit}: raise it if it is only slow")
+            ray.kill(told.handle)
+            return False
+        try:
+            held = self.pool.get(told.answer, name)
+        except DEATHS:
+            return False
+        except (RunError, RuntimeError, LookupError, ValueError) as e:
+            why = f"{name} could not load the weights: {first_line(e)}"
+            if name in self._changes_at_once:
+                _say(f"{why}; it may hold some old and some new ones, and is started again")
+                return False
+            raise WeightSyncError(why) from e
+        if held != version:
+            raise AlteredWeightsError(
+                f"{name} acknowledged policy version {held}, the learner sent version {version}: the engine does not hold the "
+                "broadcast weights"
+            )
+        return True
 
     @property
     def _bucket_bytes(self) -> int:
@@ -128,12 +203,6 @@ class WeightSync:
             self._asked |= {engine: by_name[engine].join.remote(specs[-1], rank) for engine, rank in group.first_ranks.items()}
         self.pool.get([self.learner.handles[0].join.remote(specs), *self._asked.values()])
 
-    def _check_in_time(self, names: Sequence[str], refs: Sequence[Any], what: str) -> None:
-        """Every engine has every byte: now each does something with them. Raises WeightSyncError for those that do not."""
-        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=self.sync_config.timeout_s, fetch_local=False)
-        late = [name for name, ref in zip(names, refs, strict=True) if ref not in done]
-        if late:
-            raise WeightSyncError(
-                f"{', '.join(late)} took all buckets but did not {what} within sync.timeout_s = "
-                f"{self.sync_config.timeout_s:g} s: raise it, or look at the engine's log"
-            )
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)

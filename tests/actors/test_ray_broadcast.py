@@ -8,36 +8,35 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-import torch
-from actor_helpers import assert_same_weights, engine_weights, expire, inside, learner_weights, pid_of, small_config
+from actor_helpers import assert_same_weights, drive, engine_weights, expire, inside, learner_weights, pid_of, small_config
 
 from harmonyray import build
-from harmonyray.actors.broadcast import WeightStore
-from harmonyray.engines.roll_call import GroupSpec
-from harmonyray.engines.weight_group import WeightGroup
-from harmonyray.engines.weights import checksum, specs
 from harmonyray.errors import AlteredWeightsError, StaleWeightsError, WeightSyncError
 from harmonyray.protocols import Ask
 from harmonyray.types import Problem
 
+LIMIT_S = 180.0
 MEMBERS = ("learner", "view solver replica 0", "view reframer replica 0")
 
 
 @pytest.fixture(scope="module")
 def opened(local_ray: None) -> Iterator[tuple[Any, Any]]:
     """One run of two views; the tests that use it leave it working."""
-    config = small_config("sync.timeout_s=5", "runtime.max_restarts=9")
+    config = small_config("sync.timeout_s=5", "runtime.max_restarts=50")
     with build.open_runtime(config, build.make_views(config)) as runtime_and_grader:
         yield runtime_and_grader
 
 
 @pytest.fixture
 def runtime(opened: tuple[Any, Any]) -> Any:
+    """All engines in one broadcast group."""
+    nudge_learner(opened[0])
     opened[0].sync()
     return opened[0]
 
@@ -107,7 +106,6 @@ def test_an_engine_that_holds_other_weights_than_were_sent_is_named(runtime: Any
     said = r"view reframer replica 0 acknowledged policy version \d+ with checksum"
     uses = {
         "sampling": lambda: list(runtime.sample(*asked(), runtime.policy_version, (1,))),
-        "learning": lambda: runtime.update([], 1),
         "the next broadcast": lambda: (nudge_learner(runtime), runtime.sync()),
     }
     for name, use in uses.items():
@@ -182,7 +180,8 @@ def test_one_engine_alone_gets_the_weights_while_the_other_is_busy(runtime: Any)
     napping = busy.handle.__ray_call__.remote(nap)
     nudge_learner(runtime)
     sent = sum(w.nbytes for w in before.values())
-    assert runtime.weight_sync.broadcast([alone], runtime.policy_version) == sent
+    assert runtime.weight_sync.send([alone], runtime.policy_version) == sent
+    runtime.weight_sync.loaded()
     assert ray.wait([napping], timeout=0)[0] == [], "the other engine was waited for"
     assert_same_weights(engine_weights(alone.handle), learner_weights(runtime))
     assert_same_weights(engine_weights(busy.handle), before)
@@ -199,16 +198,180 @@ def test_an_engine_that_dies_within_a_broadcast_is_named_and_then_replaced(runti
 
         self.engine._group.roll.took = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
 
-    runtime.sync()
     inside(replica.handle, doom)
     nudge_learner(runtime)
     said = r"rank 2 \(view reframer replica 0\) did not take bucket 0 \(tensor 'model\.embed_tokens\.weight' and \d+ more, "
     with pytest.raises(WeightSyncError, match=said):
-        runtime.weight_sync.broadcast(runtime.replicas, runtime.policy_version)
+        runtime.weight_sync.send(runtime.replicas, runtime.policy_version)
     runtime.sync()
     assert runtime.pool.restarts == restarts + 1
     for r in runtime.replicas:
         assert_same_weights(engine_weights(r.handle), learner_weights(runtime))
+
+
+# --- engines that load what they were sent ------------------------------------------------------------------------------------
+
+
+def load_slowly(handle: Any, go_on: Path) -> None:
+    """The engine will load the next weights once that file is there."""
+
+    def change(self: Any) -> None:
+        receive = self.engine._group.receive
+
+        def received(*args: Any) -> Any:
+            out = receive(*args)
+            while not go_on.exists():
+                time.sleep(0.01)
+            self.engine._group.receive = receive
+            return out
+
+        self.engine._group.receive = received
+
+    inside(handle, change)
+
+
+def die_loading(handle: Any) -> None:
+    """The engine will die as soon as it has all of the next weights."""
+
+    def change(self: Any) -> None:
+        receive = self.engine._group.receive
+        self.engine._group.receive = lambda *args: (receive(*args), os.kill(os.getpid(), signal.SIGKILL))
+
+    inside(handle, change)
+
+
+def be_patient(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held up on purpose is not given up."""
+    monkeypatch.setattr(runtime.weight_sync, "sync_config", runtime.sync_config.model_copy(update={"timeout_s": LIMIT_S}))
+
+
+def assert_all_hold(runtime: Any, wanted: Any) -> None:
+    runtime.weight_sync.verify()
+    for replica in runtime.replicas:
+        assert_same_weights(engine_weights(replica.handle), wanted)
+
+
+def test_the_learner_may_learn_while_an_engine_still_loads(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine loads, and what the checksums are of, are the weights as they were sent."""
+    be_patient(runtime, monkeypatch)
+    given, go_on = threading.Event(), tmp_path / "go on"
+    load_slowly(runtime.replicas[1].handle, go_on)
+    nudge_learner(runtime)
+    sent = learner_weights(runtime)
+    with ThreadPoolExecutor(2) as beside:
+        try:
+            syncing = beside.submit(runtime.sync, lambda metrics: given.set())
+            assert given.wait(LIMIT_S), "the learner waited for an engine that loads"
+            beside.submit(runtime.save, tmp_path / "saved").result(LIMIT_S)  # takes what an update takes
+            nudge_learner(runtime)
+            assert not syncing.done()
+        finally:
+            go_on.touch()
+        assert syncing.result(LIMIT_S)["bytes"] > 0
+    assert_all_hold(runtime, sent)
+    assert any((w != sent[name]).any() for name, w in learner_weights(runtime).items())
+
+
+def test_an_engine_that_dies_while_it_loads_is_replaced_and_all_hold_the_newest_weights(runtime: Any) -> None:
+    restarts = runtime.pool.restarts
+    die_loading(runtime.replicas[1].handle)
+    nudge_learner(runtime)
+    runtime.sync(lambda metrics: nudge_learner(runtime))
+    assert runtime.pool.restarts == restarts + 1
+    assert runtime.engine_version == runtime.policy_version
+    assert_all_hold(runtime, learner_weights(runtime))
+
+
+def test_an_engine_that_never_ends_loading_is_replaced_and_its_user_told_why(
+    runtime: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    restarts = runtime.pool.restarts
+    load_slowly(runtime.replicas[0].handle, tmp_path / "never")
+    nudge_learner(runtime)
+    runtime.sync()
+    said = "view solver replica 0 did not load the weights within sync.timeout_s = 5 s: raise it if it is only slow"
+    assert said in capsys.readouterr().err
+    assert runtime.pool.restarts == restarts + 1
+    assert_all_hold(runtime, learner_weights(runtime))
+
+
+@pytest.mark.parametrize("loads_at_once", [False, True])
+def test_an_engine_that_cannot_load_ends_the_run_unless_it_may_hold_some_of_both(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], loads_at_once: bool
+) -> None:
+    replica, restarts = runtime.replicas[1], runtime.pool.restarts
+
+    def refuse(self: Any) -> None:
+        from harmonyray.errors import WeightSyncError
+
+        receive = self.engine._group.receive
+
+        def received(*args: Any) -> Any:
+            receive(*args)
+            self.engine._group.receive = receive
+            raise WeightSyncError("no room for them")
+
+        self.engine._group.receive = received
+
+    if loads_at_once:
+        monkeypatch.setattr(runtime.weight_sync, "_changes_at_once", {replica.name})
+    inside(replica.handle, refuse)
+    nudge_learner(runtime)
+    if not loads_at_once:
+        with pytest.raises(WeightSyncError, match=r"view reframer replica 0 could not load the weights: no room for them"):
+            runtime.sync()
+        nudge_learner(runtime)
+    runtime.sync()
+    assert runtime.pool.restarts == restarts + loads_at_once
+    assert ("could not load the weights: no room for them; it may hold" in capsys.readouterr().err) == loads_at_once
+    assert_all_hold(runtime, learner_weights(runtime))
+
+
+@pytest.mark.parametrize("loading", [False, True])
+def test_an_engine_replaced_while_another_still_loads_is_left_alone(
+    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loading: bool
+) -> None:
+    """As with `sync.in_flight: pause`: a second broadcast finds it dead before the first has come to its end. What the dead one
+    had answered, or could not answer any more, says nothing of its successor."""
+    be_patient(runtime, monkeypatch)
+    lost, slow = runtime.replicas
+    old, restarts, given, go_on = lost.handle, runtime.pool.restarts, threading.Event(), tmp_path / "go on"
+    load_slowly(slow.handle, go_on)
+    if loading:
+        load_slowly(old, tmp_path / "never")
+    nudge_learner(runtime)
+    with ThreadPoolExecutor(2) as beside:
+        try:
+            first = beside.submit(runtime.sync, lambda metrics: given.set())
+            assert given.wait(LIMIT_S)
+            os.kill(pid_of(old), signal.SIGKILL)
+            second = beside.submit(runtime.sync)
+            expect(lambda: lost.handle is not old and not lost.dead)
+        finally:
+            go_on.touch()
+        first.result(LIMIT_S)
+        second.result(LIMIT_S)
+    assert runtime.pool.restarts == restarts + 1
+    assert_all_hold(runtime, learner_weights(runtime))
+
+
+def test_a_run_goes_on_when_an_engine_dies_while_the_learner_learns_and_it_loads(opened: tuple[Any, Any], runtime: Any) -> None:
+    restarts = runtime.pool.restarts
+    config = small_config("rollout.lag=1", "steps=4", "checkpoint.every=9")
+    record, weights = drive(
+        config, runtime, opened[1], lambda step: die_loading(runtime.replicas[0].handle) if step == 1 else None
+    )
+    assert [row["step"] for row in record.rows] == [1, 2, 3, 4]
+    assert runtime.pool.restarts == restarts + 1
+    assert_all_hold(runtime, weights)
+
+
+def expect(holds: Any) -> None:
+    """Waits until it is so."""
+    end = time.monotonic() + LIMIT_S
+    while not holds():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -225,89 +388,6 @@ def test_an_engine_that_hangs_is_replaced_like_a_dead_one(runtime: Any) -> None:
     assert runtime.pool.restarts == restarts + 1
     assert pid_of(replica.handle) != pid
     assert_same_weights(engine_weights(replica.handle), learner_weights(runtime))
-
-
-def group(store: WeightStore, name: str, members: tuple[str, ...], timeout_s: float = 10) -> GroupSpec:
-    return GroupSpec(store.host, store.port, name, members, "gloo", timeout_s)
-
-
-def test_a_member_that_never_joins_is_named_by_rank_and_name() -> None:
-    store = WeightStore("127.0.0.1", 10)
-    spec = group(store, "absent", MEMBERS, timeout_s=1.5)
-    caught: dict[int, WeightSyncError] = {}
-
-    def join(rank: int) -> None:
-        try:
-            WeightGroup(spec, rank, store.store if rank == 0 else None)
-        except WeightSyncError as e:
-            caught[rank] = e
-
-    threads = [threading.Thread(target=join, args=(rank,)) for rank in (0, 1)]
-    start = time.monotonic()
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join(30)
-    assert time.monotonic() - start < 15
-    for rank in (0, 1):
-        assert f"rank {rank} ({MEMBERS[rank]}) could not join" in str(caught[rank])
-        assert "rank 2 (view reframer replica 0) did not join" in str(caught[rank])
-
-
-def test_a_store_that_is_not_there_is_an_error_that_says_where() -> None:
-    spec = GroupSpec("127.0.0.1", 1, "nowhere", MEMBERS, "gloo", 1.0)
-    with pytest.raises(WeightSyncError, match=r"store at 127\.0\.0\.1:1 does not answer"):
-        WeightGroup(spec, 1)
-
-
-@pytest.mark.parametrize("bucket_bytes", [1, 100, 1 << 20])
-def test_odd_shapes_and_types_arrive_as_sent(bucket_bytes: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        "a": torch.randn(7, 3, generator=generator),
-        "half": torch.randn(5, generator=generator).bfloat16(),
-        "scalar": torch.tensor(3.5, dtype=torch.float64),
-        "transposed": torch.randn(4, 6, generator=generator).t(),
-        "ids": torch.arange(9, dtype=torch.int64),
-    }
-    store = WeightStore("127.0.0.1", 10)
-    spec = group(store, f"odd-{bucket_bytes}", ("learner", "view solver replica 0"))
-    received: dict[str, torch.Tensor] = {}
-
-    def engine() -> None:
-        received.update(WeightGroup(spec, 1).receive(specs(weights), bucket_bytes, torch.device("cpu")).weights)
-
-    thread = threading.Thread(target=engine)
-    thread.start()
-    num_bytes = WeightGroup(spec, 0, store.store).send(weights, specs(weights), bucket_bytes)
-    thread.join(30)
-    assert checksum(weights) == checksum(received)
-    assert num_bytes == 7 * 3 * 4 + 5 * 2 + 8 + 24 * 4 + 9 * 8
-    assert list(received) == list(weights)
-    for name, sent in weights.items():
-        assert received[name].dtype == sent.dtype
-        assert torch.equal(received[name], sent), name
-
-
-def test_a_receiver_that_waits_in_vain_names_the_bucket() -> None:
-    weights = {"embedding": torch.zeros(4, 4)}
-    store = WeightStore("127.0.0.1", 10)
-    spec = group(store, "vain", ("learner", "view solver replica 0"), timeout_s=2)
-    caught: list[WeightSyncError] = []
-
-    def engine() -> None:
-        try:
-            WeightGroup(spec, 1).receive(specs(weights), 1 << 20, torch.device("cpu"))
-        except WeightSyncError as e:
-            caught.append(e)
-
-    thread = threading.Thread(target=engine)
-    thread.start()
-    learner = WeightGroup(spec, 0, store.store)
-    thread.join(30)
-    assert learner.rank == 0
-    said = "rank 1 (view solver replica 0): bucket 0 (tensor 'embedding', 64 bytes) did not arrive: nothing came within 2 s"
-    assert said in str(caught[0])
 
 
 def test_paths_reach_the_learner_whole(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
