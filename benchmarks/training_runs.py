@@ -25,7 +25,8 @@ def over_seeds(
     doc: str | None, runs: Collection[str], run_one: Callable[[str, int, Path], dict[str, Any]], final: str
 ) -> tuple[list[dict[str, Any]], Path | None]:
     """What `run_one(name, seed, run_dir)` gives for the runs and seeds that the command line asks for, one after the other, and
-    the folder that it names for results. `final`: the key of the accuracy that a run is told by."""
+    the folder that it names for results, where `finished.json` has the runs so far, for `--earlier` after one that fails.
+    `final`: the key of the accuracy that a run is told by."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", default=list(runs), choices=list(runs))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -39,4 +40,7 @@ def over_seeds(
                 run_dir = Path(folder) / f"run-{len(results)}"
                 results.append({"run": name, "seed": seed, **run_one(name, seed, run_dir)})
                 print(f"{name}, seed {seed}: {results[-1]['before']:.3f} -> {results[-1][final]:.3f}", flush=True)
+                if args.out is not None:
+                    args.out.mkdir(parents=True, exist_ok=True)
+                    (args.out / "finished.json").write_text(json.dumps({"results": results}))
     return results, args.out
