@@ -36,10 +36,10 @@ $(VENV)/.ready-check: $(VENV)/.ready
 demo: setup
 	$(BIN)/harmonyray train quickstart
 
-# Tests of actors need the machine for themselves. Of the others two files run at a time, collected in one order by both.
+# What needs the machine for itself comes first. Of the rest two files run at a time, collected in one order by both.
 test: setup-test
-	$(BIN)/python -m pytest --durations=25 tests/actors
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest --durations=25 -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/actors
+	$(BIN)/python -m pytest --durations=25 -m alone tests/actors
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest --durations=25 -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.ready-check
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +18,21 @@ def local_ray() -> Iterator[None]:
     with cluster(RuntimeConfig()):
         yield
     assert not ray.is_initialized()
+
+
+STATUS = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The end of the process that tested, without the destructors of C++ libraries: every `ray.cluster_utils.Cluster` that it
+    started has left two threads of gRPC, which now and then crash meanwhile, and a green run would be a segmentation fault."""
+    if STATUS in config.stash and not hasattr(config, "workerinput"):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[STATUS])

@@ -20,6 +20,8 @@ from harmonyray.engines.weight_group import WeightGroup
 from harmonyray.engines.weights import checksum, specs
 from harmonyray.errors import WeightSyncError
 
+pytestmark = pytest.mark.alone
+
 MEMBERS = ("learner", "view solver replica 0", "view reframer replica 0", "view reframer replica 1")
 BUCKET = 4 << 20
 WEIGHTS = {f"layers.{i}": torch.full((1 << 20,), float(i)) for i in range(10)}  # 4 MiB each: as many buckets

@@ -20,11 +20,11 @@ from actor_helpers import SMALL, assert_same_rows, wait_for
 from safetensors.numpy import load_file
 
 MARK = "HARMONYRAY_TEST_RUN"  # in the environment of a run and so of every process that it starts
-RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # Ray's own; they ask the dead cluster for 60 s before they go
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # Ray's own; they may ask the dead cluster for 60 s before they go
 REPOSITORY = Path(__file__).parents[2]
 STEPS = "steps=6"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 
 class Run:
@@ -60,13 +60,17 @@ class Run:
                 continue
         return found
 
-    def names(self) -> list[str]:
+    def names(self) -> dict[int, str]:
         """The programs of those processes."""
-        out = []
+        out = {}
         for pid in self.processes():
             with contextlib.suppress(OSError):
-                out.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+                out[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
         return out
+
+    def left(self) -> list[str]:
+        """What is not Ray's own agents."""
+        return [name for name in self.names().values() if not name.startswith(RAY_AGENTS)]
 
     def interrupt(self) -> None:
         """Ctrl-C: the terminal signals the whole foreground group."""
@@ -87,10 +91,12 @@ class Run:
         assert wait_for(lambda: len(self.rows()) >= step or self.process.poll() is not None, 120)
         assert self.process.poll() is None, f"the run ended before step {step}: {self.errors.read_text()}"
 
-    def clean_up(self) -> None:
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def clean_up(self, *but: str) -> None:
+        """Ends what is still there, except the programs that begin with one of `but`."""
+        for pid, name in self.names().items():
+            if not name.startswith(but):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +112,20 @@ def undisturbed(folder: Path) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def all_runs() -> Iterator[list[Run]]:
+    """Of none of them anything is left in the end: while the other tests run, Ray's agents have time to notice."""
+    started: list[Run] = []
+    yield started
+    try:
+        assert wait_for(lambda: not any(run.processes() for run in started), 90), [run.names() for run in started]
+    finally:
+        for run in started:
+            run.clean_up()
+
+
 @pytest.fixture
-def start(folder: Path) -> Iterator[Any]:
+def start(folder: Path, all_runs: list[Run]) -> Iterator[Any]:
     """Starts runs, and ends what is left of them after the test."""
     started: list[Run] = []
 
@@ -117,7 +135,8 @@ def start(folder: Path) -> Iterator[Any]:
 
     yield begin
     for run in started:
-        run.clean_up()
+        run.clean_up(*RAY_AGENTS)
+    all_runs += started
 
 
 def assert_finishes_like(run: Run, expected: Run) -> None:
@@ -135,13 +154,26 @@ def mlflow_status(folder: Path, run_name: str) -> str:
     return str(status)
 
 
+@pytest.mark.parametrize("moment", ["raylet", "ray::EngineWorker"])
+def test_ctrl_c_while_the_run_is_starting_ends_it_at_once(start: Any, moment: str) -> None:
+    """Ray or the actors are coming up: there is no step to save. Whether Ray's own agents go, too, `all_runs` looks."""
+    run = start(f"early-{moment.replace(':', '')}")
+    assert wait_for(lambda: any(moment in name for name in run.names().values()), 60)
+    run.interrupt()
+    assert run.wait(30) == 130
+    assert run.rows() == []
+    assert wait_for(lambda: not run.left(), 30), f"orphans: {run.left()}"
+    err = run.errors.read_text()
+    assert "Traceback" not in err, err
+
+
 def test_a_killed_driver_leaves_no_process_and_resumes_to_the_same_end(start: Any, folder: Path, undisturbed: Run) -> None:
     run = start("killed")
     run.await_step(3)
     assert len(run.processes()) > 6, "the driver, Ray's own processes, four actors"
     os.kill(run.process.pid, signal.SIGKILL)
     assert run.wait(10) == -signal.SIGKILL
-    assert wait_for(lambda: run.names() == [n for n in run.names() if n.startswith(RAY_AGENTS)], 30), f"orphans: {run.names()}"
+    assert wait_for(lambda: not run.left(), 30), f"orphans: {run.left()}"
     assert len(run.rows()) < 6, "it was too fast to be killed"
     assert_finishes_like(start("killed", "--resume"), undisturbed)
     assert mlflow_status(folder, "killed") == "FINISHED"
@@ -179,20 +211,6 @@ def test_the_second_ctrl_c_ends_a_long_step_at_once(start: Any, folder: Path) ->
     assert wait_for(lambda: not run.processes(), 10), f"orphans: {run.processes()}"
     assert "Traceback" not in run.errors.read_text()
     assert mlflow_status(folder, "twice") == "KILLED"
-
-
-@pytest.mark.parametrize("moment", ["raylet", "ray::EngineWorker"])
-def test_ctrl_c_while_the_run_is_starting_ends_it_at_once(start: Any, moment: str) -> None:
-    """Ray or the actors are coming up: there is no step to save."""
-    run = start(f"early-{moment.replace(':', '')}")
-    assert wait_for(lambda: any(moment in name for name in run.names()), 60)
-    run.interrupt()
-    assert run.wait(30) == 130
-    assert run.rows() == []
-    # Ray's own agents may take a minute to notice that the raylet they belong to is gone.
-    assert wait_for(lambda: not run.processes(), 90), f"orphans: {run.names()}"
-    err = run.errors.read_text()
-    assert "Traceback" not in err, err
 
 
 def test_sigterm_saves_a_checkpoint_and_ends_the_run_and_everything_it_started(start: Any, folder: Path) -> None:

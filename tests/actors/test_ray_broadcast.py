@@ -21,6 +21,8 @@ from harmonyray.errors import AlteredWeightsError, StaleWeightsError, WeightSync
 from harmonyray.protocols import Ask
 from harmonyray.types import Problem
 
+pytestmark = pytest.mark.alone
+
 LIMIT_S = 180.0
 MEMBERS = ("learner", "view solver replica 0", "view reframer replica 0")
 

@@ -18,7 +18,7 @@ from harmonyray import build, doctor
 from harmonyray.cli import main
 from harmonyray.errors import PlacementError, RunError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,8 @@ from harmonyray.cli import main
 from harmonyray.protocols import Ask
 from harmonyray.types import Sampling
 
+pytestmark = pytest.mark.alone
+
 SYNC_LIMIT_S = 20
 
 

@@ -20,6 +20,7 @@ from harmonyray.console import Reporter
 from harmonyray.run import run_training
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (`make test` installs it)"

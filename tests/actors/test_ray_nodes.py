@@ -42,7 +42,7 @@ from harmonyray.protocols import Ask, View
 from harmonyray.tracking import read_metrics
 from harmonyray.types import Problem
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 STEPS = ("steps=3", "checkpoint.every=1")
 # The learner and the grader on the head, engines on nodes that have `engines`.

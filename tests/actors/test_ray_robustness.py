@@ -41,6 +41,8 @@ from harmonyray.protocols import Ask
 from harmonyray.tracking import read_metrics
 from harmonyray.types import FailedAttempt, Problem, ProblemRollouts, Sampling
 
+pytestmark = pytest.mark.alone
+
 SEEDS = (5, "x")
 
 
