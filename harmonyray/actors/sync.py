@@ -111,12 +111,16 @@ class WeightSync:
                 if told.replica.handle is not told.handle:
                     continue  # replaced already: its successor is sent them anew
                 try:
-                    if self._has_loaded(told, due.version, told.answer in done):
+                    has_loaded = self._has_loaded(told, due.version, told.answer in done)
+                    if told.replica.handle is not told.handle:
+                        continue
+                    if has_loaded:
                         told.replica.behind = False
                         held.append(_Told(told.replica, told.handle, told.group, told.handle.held_checksum.remote()))
                     else:
                         told.replica.dead = True
                 except (WeightSyncError, AlteredWeightsError) as e:
+                    told.replica.version = None  # what it holds is not known: the next broadcast is for it, too
                     failed.append(e)
             self._asked = {told.replica.name: told.answer for told in held}
             self._unverified = _Sent(due.version, due.checksums, held)

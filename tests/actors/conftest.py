@@ -20,19 +20,21 @@ def local_ray() -> Iterator[None]:
     assert not ray.is_initialized()
 
 
-STATUS = pytest.StashKey[int]()
+GREEN = pytest.StashKey[bool]()
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    session.config.stash[STATUS] = int(exitstatus)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    yield
+    session.config.stash[GREEN] = session.exitstatus == pytest.ExitCode.OK
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The end of the process that tested, without the destructors of C++ libraries: every `ray.cluster_utils.Cluster` that it
-    started has left two threads of gRPC, which now and then crash meanwhile, and a green run would be a segmentation fault."""
-    if STATUS in config.stash and not hasattr(config, "workerinput"):
+    """Ends the process after a green run without the destructors of C++ libraries: every `ray.cluster_utils.Cluster` that it
+    started has left two threads of gRPC, which now and then crash meanwhile, and the run would be a segmentation fault."""
+    if config.stash.get(GREEN, False) and not hasattr(config, "workerinput"):
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(config.stash[STATUS])
+        os._exit(0)

@@ -9,7 +9,7 @@ from actor_helpers import drive, inside, small_config
 
 from harmonyray import build
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.alone, pytest.mark.vllm]
 
 LAG = [
     "views.reframer=null",

@@ -13,7 +13,7 @@ from ray_head import Head
 
 from harmonyray.tracking import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 ONE_RUN = {"one_run": 1}
 PATIENT = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}

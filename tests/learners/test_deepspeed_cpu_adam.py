@@ -25,7 +25,7 @@ def compiled() -> None:
     if shutil.which("c++") is None or shutil.which("ninja") is None:
         pytest.skip("no C++ compiler or no ninja on the PATH")
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env={**os.environ, "DS_ACCELERATOR": "cpu"}
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env={**os.environ, "DS_ACCELERATOR": "cpu"}, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
