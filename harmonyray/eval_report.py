@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.table import Table
 from harmonyray.console import Reporter
 from harmonyray.errors import ConfigError
 from harmonyray.evaluate import Graded, Progress
+from harmonyray.files import whole_file, write_text
 from harmonyray.measures import hits, pass_sizes
 from harmonyray.types import GoldAnswer
 
@@ -39,21 +40,19 @@ class SampleFile:
     appears when it is whole."""
 
     def __init__(self, directory: Path, views: Sequence[str], gold: Mapping[str, GoldAnswer]) -> None:
-        import pyarrow.parquet as pq
-
         self.path, self.views, self.gold = directory / SAMPLES, list(views), gold
-        self._temporary = directory / f".{SAMPLES}"
-        self._writer = pq.ParquetWriter(self._temporary, _schema())
 
     def __enter__(self) -> SampleFile:
+        import pyarrow.parquet as pq
+
+        with ExitStack() as opening:  # a file that cannot be begun leaves nothing either
+            temporary = opening.enter_context(whole_file(self.path))
+            self._writer = opening.enter_context(pq.ParquetWriter(temporary, _schema()))
+            self._open = opening.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        self._writer.close()
-        if kind is None:
-            self._temporary.replace(self.path)
-        else:
-            self._temporary.unlink()
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
     def add(self, graded: Graded) -> None:
         """Writes a chunk. `cluster` numbers the answers of one problem's samples, its greedy responses' apart; -1: no answer."""
@@ -105,9 +104,8 @@ def make_directory(path: Path) -> None:
 
 def write_summary(directory: Path, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
     """`eval.json`: the result, the settings it was made with (the whole configuration) and the versions of what made it."""
-    path, temporary = directory / SUMMARY, directory / f".{SUMMARY}"
-    temporary.write_text(json.dumps({**result, "settings": settings, "versions": versions()}, indent=1))
-    temporary.replace(path)
+    path = directory / SUMMARY
+    write_text(path, json.dumps({**result, "settings": settings, "versions": versions()}, indent=1))
     return path
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harmonyray.errors import ProblemError
+from harmonyray.files import whole_file
 from harmonyray.selectors import default_selectors
 from harmonyray.selectors.applying import fit_and_select
 from harmonyray.types import AnswerGroup, BoolArray, Consensus, FloatArray, IntArray, Judgement
@@ -120,12 +121,10 @@ def write_ledger(path: Path, views: Sequence[str], ledger: StepLedger) -> None:
     }
     for name, verdicts in ledger.verdicts.items():
         columns[name] = pa.array([_as_dict(c) for c in verdicts], verdict)
-    temporary = path.with_name(f".{path.name}")
     # Few rows in many columns: what is usually kept beside a column outweighs it here.
-    pq.write_table(
-        pa.table(columns), temporary, use_dictionary=False, write_statistics=False, compression="zstd", store_schema=False
-    )
-    temporary.replace(path)
+    table, compact = pa.table(columns), {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", **compact)
 
 
 def _as_dict(consensus: Consensus) -> dict[str, Any]:

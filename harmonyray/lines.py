@@ -36,10 +36,3 @@ def cut_to_whole_lines(path: Path) -> None:
     whole = text.rfind(b"\n") + 1
     if whole < len(text):
         os.truncate(path, whole)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one go: a full disk or a crash leaves the old one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)

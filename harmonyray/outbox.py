@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import ConfigError, brief
-from harmonyray.lines import append_text, cut_to_whole_lines, json_line, read_lines, write_text
+from harmonyray.files import write_text
+from harmonyray.lines import append_text, cut_to_whole_lines, json_line, read_lines
 
 RECORDS, SENT = "mlflow.jsonl", "mlflow-sent.json"
 CHANGED = "resumed."  # before the name of a parameter that a resume has changed, in a tag: MLflow's parameters are for good

@@ -18,6 +18,7 @@ from harmonyray.console import SUMMARY_TEXT, Reporter
 from harmonyray.errors import CheckpointError, CollapseError
 from harmonyray.eval_report import versions
 from harmonyray.evaluate import Evaluator
+from harmonyray.files import write_text
 from harmonyray.guarding import Event, Watch, described
 from harmonyray.interrupts import graceful_interrupt
 from harmonyray.mlflow_run import MlflowRun
@@ -28,7 +29,7 @@ from harmonyray.problems.schedule import ProblemSchedule
 from harmonyray.protocols import Stateful
 from harmonyray.recovery import through_losses, train_through
 from harmonyray.result_table import LABEL_WINDOW
-from harmonyray.rundir import RECORD, SUMMARY, Start, flat, in_rays_copy, keep_batch, open_run, write_text
+from harmonyray.rundir import RECORD, SUMMARY, Start, flat, in_rays_copy, keep_batch, open_run
 from harmonyray.tracking import RUN_DIR_TAG, TAGS_VARIABLE, RunTracker, read_metrics
 from harmonyray.types import GoldAnswer, Problem
 from harmonyray.views.same import same_prompts

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from harmonyray.algos.batching import fill_batch
 from harmonyray.checkpoint import CheckpointStore
 from harmonyray.config import Config, load_config
 from harmonyray.errors import ConfigError, RolloutsLostError, brief
+from harmonyray.files import whole_file, write_text
 from harmonyray.guard import START_STEPS
-from harmonyray.lines import write_text
 from harmonyray.tracking import rewind
 from harmonyray.types import GroupRows
 
@@ -112,14 +112,11 @@ def keep_batch(run_dir: Path, plan: Sequence[GroupRows], step: int) -> str:
     """Writes the batch that a step would have learned from, for inspection: the arrays of `types.Batch` by name, as `np.load`
     reads them. Returns a sentence that says where it is, or why it is not there: it goes with the error that it explains."""
     path = run_dir / f"not-finite-step-{step:06d}.npz"
-    temporary = path.with_name(f".{path.name}")
     try:
         batch = fill_batch(plan)
-        np.savez_compressed(temporary, **{field.name: getattr(batch, field.name) for field in fields(batch)})
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            np.savez_compressed(temporary, **{field.name: getattr(batch, field.name) for field in fields(batch)})
     except (OSError, RolloutsLostError) as e:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         return f"Its batch could not be kept ({brief(e)})"
     return f"Its batch is in '{path}': see docs/learner.md for what to look at"
 

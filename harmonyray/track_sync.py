@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import ConfigError, RunError, ServerAwayError
-from harmonyray.lines import write_text
+from harmonyray.files import write_text
 from harmonyray.mlflow_store import MlflowStore, deliver, offer_again
 from harmonyray.outbox import Outbox
 from harmonyray.rundir import held

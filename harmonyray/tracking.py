@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from harmonyray.errors import RolloutsLostError, brief
+from harmonyray.files import whole_file, write_text
 from harmonyray.ledger import FOLDER, StepLedger, write_ledger
 from harmonyray.lines import append_text, json_line, read_lines
 from harmonyray.mlflow_run import MlflowRun
@@ -109,11 +110,9 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 def rewind(run_dir: Path, step: int) -> None:
     """Forgets what was recorded after `step`, so that a resumed run records every step once."""
     for name in (METRICS, FAILED):
-        path, temporary = run_dir / name, run_dir / f".{name}"
-        rows = [row for row in read_lines(path) if row["step"] <= step]
-        if rows or path.exists():
-            temporary.write_text("".join(map(json_line, rows)))
-            temporary.replace(path)
+        path = run_dir / name
+        if path.exists():
+            write_text(path, "".join(json_line(row) for row in read_lines(path) if row["step"] <= step))
     for folder in ("rollouts", FOLDER):
         for path in (run_dir / folder).glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > step:
@@ -128,16 +127,14 @@ def write_rollouts(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f".{path.name}")
     schema = _rollouts_schema()
-    with pq.ParquetWriter(temporary, schema) as writer:
+    with whole_file(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         rows: list[dict[str, Any]] = []
         for problem, judged in zip(rollouts, judgements, strict=True):
             rows += _rollout_rows(step, views, problem, judged)
             if len(rows) >= ROWS_AT_ONCE or problem is rollouts[-1]:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows = []
-    temporary.replace(path)
 
 
 def _rollout_rows(step: int, views: Sequence[str], problem: ProblemRollouts, judged: Judgement) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,8 @@ from run_helpers import rows, small_run
 
 from harmonyray.config import load_config
 from harmonyray.errors import ConfigError
-from harmonyray.rundir import open_run, write_text
+from harmonyray.files import write_text
+from harmonyray.rundir import open_run
 from harmonyray.tracking import RunTracker
 
 
@@ -62,15 +63,6 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
                 pass
     with open_run(config, tmp_path / "run", resume=True) as again:
         assert again.first_step == 1
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_text(path, "old")
-    (tmp_path / ".config.yaml").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
 
 
 def test_a_views_exception_keeps_what_it_does_not_set() -> None:

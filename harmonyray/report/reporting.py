@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import ProblemError, ReportError
+from harmonyray.files import write_text
 from harmonyray.report.charts import Chart, compared_charts, run_charts
 from harmonyray.report.comparing import name_runs, run_line
 from harmonyray.report.finding import find_place, find_runs
@@ -15,7 +16,6 @@ from harmonyray.report.packing import pack_run
 from harmonyray.report.page import run_page, runs_page
 from harmonyray.report.pictures import save_pictures
 from harmonyray.report.reading import RunRecord, read_run
-from harmonyray.rundir import write_text
 
 PAGE, PICTURES = "report.html", "report"
 

@@ -15,9 +15,10 @@ import yaml
 
 from harmonyray import build
 from harmonyray.errors import ConfigError
+from harmonyray.files import write_text
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.run import tracking_place
-from harmonyray.rundir import flat, held, make_directory, new_directory, write_text
+from harmonyray.rundir import flat, held, make_directory, new_directory
 from harmonyray.sweep.file import SweepFile, read_sweep
 from harmonyray.sweep.plots import plot_all
 from harmonyray.sweep.results import CellResult, collect

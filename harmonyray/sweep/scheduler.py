@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from harmonyray.files import write_text
 from harmonyray.interrupts import SIGNALS, ends_with_us
-from harmonyray.rundir import is_held, write_text
+from harmonyray.rundir import is_held
 from harmonyray.sweep.file import SweepFile
 from harmonyray.sweep.results import figures_of, has_collapsed
 from harmonyray.sweep.state import SweepState, TrialState

@@ -9,7 +9,8 @@ from typing import Literal
 
 from harmonyray.config import load_config
 from harmonyray.errors import ConfigError
-from harmonyray.rundir import flat, write_text
+from harmonyray.files import write_text
+from harmonyray.rundir import flat
 from harmonyray.sweep.trials import Trial
 
 FILE = "trials.json"

@@ -1,0 +1,27 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The name to write a file under (hidden, in the same folder); it takes `path`'s place at the end of the block. An error in
+    the block, such as a full disk, leaves what was at `path`, and nothing beside it."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the error that brought us here says more
+            temporary.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one go: a full disk or a crash leaves the old one."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
