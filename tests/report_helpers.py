@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,13 +88,3 @@ def _responses(step: int) -> Any:
                     "num_tokens": 12,
                     "finish_reason": "stop",
                 }
-
-
-def screenshots() -> Any:
-    """The module that knows how a headless Chromium is driven here."""
-    path = Path(__file__).parent.parent / "benchmarks" / "mlflow_screenshot.py"
-    spec = importlib.util.spec_from_file_location("mlflow_screenshot", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

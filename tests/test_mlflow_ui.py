@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import IN_CHROMIUM, screenshots
 from mlflow.tracking import MlflowClient
 
 from harmonyray.cli import main
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "mlflow_screenshot.py"
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not all(map(shutil.which, ("chromium", "chromedriver"))), reason="no chromium and chromedriver on the PATH"
-    ),
-]
+pytestmark = IN_CHROMIUM
 SWEEP = """
 name: mine
 base: quickstart
@@ -34,11 +24,7 @@ seeds: [0]
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("mlflow_screenshot", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return screenshots()
 
 
 @pytest.fixture(scope="module")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_helpers import SHOWN, make_run, screenshots
+from chromium import IN_CHROMIUM, screenshots
+from report_helpers import SHOWN, make_run
 
 from harmonyray.report.reporting import run_report
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not all(map(shutil.which, ("chromium", "chromedriver"))), reason="no chromium and chromedriver on the PATH"
-    ),
-]
+pytestmark = IN_CHROMIUM
 DESK, PHONE = (1280, 900), (375, 700)
 
 

@@ -89,7 +89,7 @@ def test_what_can_never_fit_is_refused_at_once_with_a_table(
 ) -> None:
     start = time.monotonic()
     assert main(["train", "quickstart", "placement.learner.num_cpus=64", "--run-dir", str(tmp_path / "run")]) == 2
-    assert time.monotonic() - start < 15, "start_timeout_s is 30: this must not be waited for"
+    assert time.monotonic() - start < 29, "start_timeout_s is 30: this must not be waited for"
     err = capsys.readouterr().err
     assert "there is not enough room for this run" in err
     assert "NO ROOM\n  group          replica  CPUs   GPUs\n  learner        0        64     0\n" in err
@@ -115,7 +115,7 @@ def test_a_busy_cluster_is_waited_for_and_then_given_up(address: str, capsys: py
         message = r"(?s)the cluster is busy: no room within runtime.start_timeout_s = 2 s.*others use 1\.5 CPUs on"
         with pytest.raises(PlacementError, match=message), build.open_runtime(config, build.make_views(config)):
             pass
-        assert 2 <= time.monotonic() - start < 8
+        assert 2 <= time.monotonic() - start < 20, "the default of 30 s was waited for"
         assert main(["plan", "quickstart"]) == 2
         out = capsys.readouterr().out
         assert re.search(r"node .*: 2 CPUs, 0 GPUs \(others use 1\.5 CPUs\)", out)
