@@ -9,8 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """The name to write a file under (hidden, in the same folder); it takes `path`'s place at the end of the block. An error in
-    the block, such as a full disk, leaves what was at `path`, and nothing beside it."""
+    """The name to write a file under: hidden, in the same folder, with the same extension. The file takes `path`'s place at the
+    end of the block; an error in the block, such as a full disk, leaves what was at `path`, and nothing beside it. For one
+    writer of a path at a time."""
     temporary = path.with_name(f".{path.name}")
     try:
         yield temporary
@@ -22,6 +23,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one go: a full disk or a crash leaves the old one."""
+    """Replaces a file in one go: a full disk or a killed process leaves the old one."""
     with whole_file(path) as temporary:
         temporary.write_text(text)

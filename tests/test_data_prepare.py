@@ -235,6 +235,17 @@ def test_a_write_that_fails_leaves_the_old_files(source: Path, tmp_path: Path, m
     }
 
 
+@pytest.mark.parametrize("full", ["out.jsonl", "out.gold.jsonl"])
+def test_a_disk_that_is_full_for_one_file_leaves_both_old_ones(source: Path, tmp_path: Path, full: str) -> None:
+    arguments = ["data", "prepare", str(source), "--out", str(tmp_path / "out.jsonl"), "--force"]
+    assert main(arguments) == 0
+    write_rows(source, ROWS[:1])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    (tmp_path / f".{full}").symlink_to("/dev/full")
+    assert main(arguments) == 1
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("answers", "options", "note"),
     [

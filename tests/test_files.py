@@ -3,6 +3,7 @@ stays, and nothing beside it."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from harmonyray.eval_report import SAMPLES, SUMMARY, SampleFile, write_summary
 from harmonyray.files import whole_file, write_text
 from harmonyray.ledger import take_ledger, write_ledger
 from harmonyray.outbox import SENT, Outbox, Place
+from harmonyray.records.writing import RecordWriter
 from harmonyray.tracking import METRICS, rewind, write_rollouts
+from harmonyray.vote_report import plot_vote
 
 OLD = '{"step": 1}\n{"step": 2}\n'
 
@@ -33,6 +36,15 @@ def samples(path: Path) -> None:
         pass
 
 
+def records(path: Path, num: int = 1) -> None:
+    with RecordWriter(str(path)) as writer:
+        writer.write([{"text": "x" * 1000}] * num)
+
+
+def picture(path: Path) -> None:
+    plot_vote({"num_problems": 2, "num_gold": 0, "selector": "majority", "coverage": 0.5, "disagreement": 0.5}, path)
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "text": ("config.yaml", lambda path: write_text(path, "new")),
     "metrics": (METRICS, lambda path: rewind(path.parent, 1)),
@@ -40,6 +52,10 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "ledger": ("step-000001.parquet", ledger),
     "samples of an evaluation": (SAMPLES, samples),
     "summary of an evaluation": (SUMMARY, lambda path: write_summary(path.parent, {}, {})),
+    "a record, when it is closed": ("out.jsonl", records),
+    "more records than a buffer holds": ("out.jsonl", lambda path: records(path, 100)),
+    "records in Parquet": ("out.parquet", records),
+    "picture": ("out.png", picture),
 }
 
 
@@ -55,6 +71,22 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, name: 
     assert list(tmp_path.iterdir()) == [path]
     write(path)
     assert path.read_bytes() != OLD.encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["rollouts", "ledger", "samples of an evaluation", "records in Parquet"])
+def test_nor_does_one_that_fills_up_in_mid_file(tmp_path: Path, name: str) -> None:
+    file, write = WRITERS[name]
+    path = tmp_path / file
+    path.write_text(OLD)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == OLD
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -200,7 +200,7 @@ class ParquetSpool:
         self._path = path
         self._fixed = fixed
         self._kinds: dict[str, Kind] = {}
-        self._file = TemporaryFile(dir=path.parent)  # noqa: SIM115 (closed by `close`)
+        self._file = TemporaryFile(dir=path.parent)  # noqa: SIM115 (closed on leaving)
         self._num_chunks = 0
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -211,6 +211,14 @@ class ParquetSpool:
                 self._kinds[key] = self._fixed.get(key) or unify(self._kinds.get(key, NULL), kind_of(value))
         pickle.dump(kept, self._file, protocol=pickle.HIGHEST_PROTOCOL)
         self._num_chunks += 1
+
+    def __enter__(self) -> ParquetSpool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        with self._file:
+            if kind is None:
+                self.finish()
 
     def finish(self) -> None:
         """Writes the file. Raises UserError for rows that Parquet cannot hold."""
@@ -224,10 +232,6 @@ class ParquetSpool:
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         except pa.ArrowException as e:
             raise UserError(f"the rows do not fit into a Parquet table ({e}); write .jsonl instead") from e
-
-    def close(self) -> None:
-        """Lets go of the unnamed file."""
-        self._file.close()
 
     def _chunks(self) -> Iterator[list[dict[str, Any]]]:
         self._file.seek(0)

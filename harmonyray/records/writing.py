@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from harmonyray.errors import ConfigError
+from harmonyray.files import whole_file
 from harmonyray.records.columns import ParquetSpool, json_text
 from harmonyray.records.reading import PARQUET, STREAM
 
@@ -46,17 +47,20 @@ class RecordWriter(AbstractContextManager["RecordWriter"]):
     """
 
     def __init__(self, out: str | None, fixed: Mapping[str, Any] | None = None) -> None:
-        self._path = Path(out).expanduser() if out is not None and out != STREAM else None
         self._stream = out == STREAM
         self._spool: ParquetSpool | None = None
         self._file: Any = None
-        if self._path is None:
+        self._open = ExitStack()
+        if out is None or self._stream:
             return
-        self._temporary = self._path.with_name(f".{self._path.name}.part")
-        if self._path.suffix.lower() == PARQUET:
-            self._spool = ParquetSpool(self._temporary, fixed or {})
-        else:
-            self._file = self._temporary.open("wb")
+        path = Path(out).expanduser()
+        with ExitStack() as opening:
+            temporary = opening.enter_context(whole_file(path))
+            if path.suffix.lower() == PARQUET:
+                self._spool = opening.enter_context(ParquetSpool(temporary, fixed or {}))
+            else:
+                self._file = opening.enter_context(temporary.open("wb"))
+            self._open = opening.pop_all()
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends rows. Raises UserError for numbers that JSON does not have."""
@@ -64,30 +68,14 @@ class RecordWriter(AbstractContextManager["RecordWriter"]):
             self._spool.add(rows)
         elif self._file is not None:
             self._file.writelines(_line(row) for row in rows)
+            self._file.flush()  # a full disk shows here, while other files of the same command can still be dropped
         elif self._stream:
             sys.stdout.flush()
             sys.stdout.buffer.writelines(_line(row) for row in rows)
             sys.stdout.buffer.flush()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._path is None:
-            return
-        whole = False
-        try:
-            if kind is None:
-                if self._spool is not None:
-                    self._spool.finish()
-                else:
-                    self._file.close()  # what is not written yet may find the disk full
-                whole = True
-        finally:
-            for handle in (self._file, self._spool):
-                if handle is not None:
-                    handle.close()
-            if whole:
-                self._temporary.replace(self._path)
-            else:
-                self._temporary.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
