@@ -29,8 +29,10 @@ class FillingUp(Reporter):
     def step(self, row: Mapping[str, float]) -> None:
         super().step(row)
         if row["step"] == self.at:
-            self.metrics.rename(self.metrics.with_suffix(".kept"))
-            self.metrics.symlink_to("/dev/full")
+            self.metrics.with_suffix(".kept").hardlink_to(self.metrics)
+            full = self.metrics.with_suffix(".full")
+            full.symlink_to("/dev/full")
+            full.replace(self.metrics)  # in one go: another thread is about to append
 
 
 def test_metrics_that_do_not_fit_leave_a_run_to_go_on_with(tmp_path: Path) -> None:

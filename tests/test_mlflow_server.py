@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Not started yet."""
     one = Server(tmp_path_factory.mktemp("server"))
     yield one
-    one.kill()
+    one.close()
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,7 @@ def test_filtering(visit: Open) -> None:
     assert one(browser, "#count").text == "2 problems of 4, 2 votes of 8."
     chip(browser, "all")
     one(browser, "#query").send_keys("SIX TIMES")
-    wait(lambda: one(browser, "#count").text == "1 problem of 4, 1 vote of 8.")
+    wait(lambda: texts(browser, "#count") == ["1 problem of 4, 1 vote of 8."])
     one(browser, "#query").clear()
     one(browser, "#query").send_keys("64")
     wait(lambda: texts(browser, ".item .id") == ["p"])
@@ -122,7 +122,7 @@ def test_opening_a_problem(visit: Open) -> None:
     wait(lambda: len(texts(browser, "#rollouts details")) == 6)
     assert all("· 5 ✓ ·" in text for text in texts(browser, "#rollouts summary"))
     one(browser, ".steps button").click()
-    wait(lambda: one(browser, "#detail h3").text == "p, step 1")
+    wait(lambda: texts(browser, "#detail h3") == ["p, step 1"])
     assert browser.current_url.endswith("#problem=p&step=1")
 
 

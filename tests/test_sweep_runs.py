@@ -118,7 +118,7 @@ def test_a_sweep_on_ray_with_a_killed_trial(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_sweep_is_taken_up(tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"seeds": [0, 1], "max_parallel": 1, "overrides": ["eval.every=0", "steps=4"]}
+    keys: dict[str, Any] = {"seeds": [0, 1], "max_parallel": 1, "overrides": ["eval.every=0", "steps=12"]}
     process = start(tmp_path, **keys)
     metrics = tmp_path / "sweep" / "quickstart-seed0" / "metrics.jsonl"
     while not metrics.exists():
@@ -130,13 +130,13 @@ def test_an_interrupted_sweep_is_taken_up(tmp_path: Path) -> None:
     assert "stopped; go on with --resume --sweep-dir" in err and "Traceback" not in err
     assert [s["status"] for s in states(tmp_path).values()] == ["waiting", "waiting"]
     done = len(rows(metrics.parent))
-    assert done < 4 and (metrics.parent / "checkpoints" / f"step-{done:06d}").is_dir()
+    assert done < 12 and (metrics.parent / "checkpoints" / f"step-{done:06d}").is_dir()
 
     summary, told = sweep(tmp_path, "--resume", **keys)
     assert summary["num_finished"] == 2
     assert "quickstart-seed0: goes on, 1 running" in told and "quickstart-seed1: starts, 1 running" in told
     for seed in (0, 1):
-        assert [row["step"] for row in rows(tmp_path / "sweep" / f"quickstart-seed{seed}")] == [1, 2, 3, 4]
+        assert [row["step"] for row in rows(tmp_path / "sweep" / f"quickstart-seed{seed}")] == list(range(1, 13))
     client = MlflowClient(f"sqlite:///{tmp_path / 'sweep' / 'mlflow.db'}")
     runs = client.search_runs(["1"])
     assert len(runs) == 3  # the parent and its two children, none of them twice

@@ -180,7 +180,7 @@ def test_evaluate_is_exact_and_says_when_it_cannot() -> None:
         evaluate("7^{9999}")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.fractions(max_denominator=10**12))
 def test_every_spelling_of_a_fraction_has_its_key(value: Fraction) -> None:
     key = str(value)
@@ -191,7 +191,7 @@ def test_every_spelling_of_a_fraction_has_its_key(value: Fraction) -> None:
     assert canonical_key(rf"\boxed{{\frac{{{-top}}}{{{-bottom}}}}}") == key
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(-(10**60), 10**60), st.integers(0, 30))
 def test_decimals_are_exact(digits: int, places: int) -> None:
     text = f"{'-' if digits < 0 else ''}{abs(digits):0{places + 1}d}"
@@ -200,7 +200,7 @@ def test_decimals_are_exact(digits: int, places: int) -> None:
     assert canonical_key(f"{digits:,}") == str(digits)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_never_raises_and_is_stable(text: str) -> None:
     key = canonical_key(text)

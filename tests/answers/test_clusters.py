@@ -105,7 +105,7 @@ POOL = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     views=st.lists(st.lists(st.sampled_from(POOL), max_size=5), min_size=1, max_size=3),
     data=st.data(),
@@ -120,7 +120,7 @@ def test_permuting_the_views_permutes_the_rows_and_nothing_else(
     assert turned.representatives == found.representatives
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers=st.lists(st.sampled_from(POOL), max_size=8), data=st.data())
 def test_a_partition_that_does_not_depend_on_the_order_of_samples(
     equivalence: Equivalence, answers: list[str | None], data: st.DataObject

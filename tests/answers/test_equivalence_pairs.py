@@ -140,7 +140,7 @@ def test_statistics_and_cache() -> None:
 
 def test_a_timeout_is_counted_and_is_not_retried() -> None:
     bomb, other = "y + 9^{9^{9}}", "x+1"  # small enough to get past the guards, too large to compute
-    with Equivalence(limit_s=0.5) as fresh:
+    with Equivalence(limit_s=2.0) as fresh:
         fresh.check([("a+b", "b+a")])
         first = fresh.check([(bomb, other), ("c+d", "d+c")])
         restarts = fresh._worker.num_restarts
@@ -180,7 +180,7 @@ ANSWERS = [
 ]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(a=st.sampled_from(ANSWERS), b=st.sampled_from(ANSWERS))
 def test_symmetric_and_reflexive(equivalence: Equivalence, a: str, b: str) -> None:
     with Equivalence(limit_s=20) as fresh:

@@ -169,7 +169,7 @@ def test_hostile_responses_take_linear_time(response: str, kind: str) -> None:
     assert found is None or 0 < len(found) <= MAX_ANSWER_CHARS
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.text(alphabet=st.sampled_from("\\boxed{}$#answer is 12A(</think>\n\x00é"), max_size=80),
     st.sampled_from(["math", "number", "choice"]),
@@ -179,7 +179,7 @@ def test_never_raises_and_never_returns_blanks(text: str, kind: str) -> None:
     assert found is None or found.strip() == found != ""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=40), st.text(alphabet="0123456789+-x^", min_size=1, max_size=12))
 def test_the_last_box_wins_whatever_precedes_it(noise: str, answer: str) -> None:
     noise = noise.replace("\\", "").replace("{", "").replace("<", "")

@@ -30,7 +30,7 @@ COLLECTIONS = st.builds(
 OTHERS = st.sampled_from(["yes", "Yes", "no", "x+1", "A", "(A)", "0/0", "1:2", "10,12", "10.12", "___", "xy"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(NUMBERS | COLLECTIONS | OTHERS, max_size=14, unique=True))
 def test_no_equal_pair_is_missed_and_kinds_tell_the_truth(texts: list[str]) -> None:
     answers = [canonical(text) for text in texts]

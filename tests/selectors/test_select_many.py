@@ -66,7 +66,7 @@ CASES = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{}]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(problems(), st.integers(0, 5))
 def test_many_is_one_by_one(name: str, options: dict[str, Any], given_problems: Any, step: int) -> None:
     counts, num_samples = given_problems
@@ -78,7 +78,7 @@ def test_many_is_one_by_one(name: str, options: dict[str, Any], given_problems: 
         assert same(got, want)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(problems(), st.randoms(use_true_random=False))
 def test_the_order_of_the_problems_does_not_matter(given_problems: Any, random: Any) -> None:
     counts, num_samples = given_problems
