@@ -52,7 +52,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "ledger": ("step-000001.parquet", ledger),
     "samples of an evaluation": (SAMPLES, samples),
     "summary of an evaluation": (SUMMARY, lambda path: write_summary(path.parent, {}, {})),
-    "a record, when it is closed": ("out.jsonl", records),
+    "a record": ("out.jsonl", records),
     "more records than a buffer holds": ("out.jsonl", lambda path: records(path, 100)),
     "records in Parquet": ("out.parquet", records),
     "picture": ("out.png", picture),
