@@ -16,10 +16,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the error that brought us here says more
-            temporary.unlink()
-        raise
+    finally:
+        with suppress(OSError):  # it is still there only after an error, which says more than this one would
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

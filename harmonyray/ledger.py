@@ -122,9 +122,10 @@ def write_ledger(path: Path, views: Sequence[str], ledger: StepLedger) -> None:
     for name, verdicts in ledger.verdicts.items():
         columns[name] = pa.array([_as_dict(c) for c in verdicts], verdict)
     # Few rows in many columns: what is usually kept beside a column outweighs it here.
-    table, compact = pa.table(columns), {"use_dictionary": False, "write_statistics": False, "store_schema": False}
     with whole_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", **compact)
+        pq.write_table(
+            pa.table(columns), temporary, use_dictionary=False, write_statistics=False, compression="zstd", store_schema=False
+        )
 
 
 def _as_dict(consensus: Consensus) -> dict[str, Any]:

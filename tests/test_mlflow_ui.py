@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from chromium import IN_CHROMIUM, screenshots
@@ -23,11 +22,6 @@ seeds: [0]
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    return screenshots()
-
-
-@pytest.fixture(scope="module")
 def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "mine.yaml").write_text(SWEEP)
@@ -35,10 +29,11 @@ def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "seen-in-the-browser"
 
 
-def test_a_sweeps_trials_stand_under_it_in_the_mlflow_ui_and_each_is_a_run(script: Any, sweep_dir: Path, tmp_path: Path) -> None:
+def test_a_sweeps_trials_stand_under_it_in_the_mlflow_ui_and_each_is_a_run(sweep_dir: Path, tmp_path: Path) -> None:
     trial = json.loads((sweep_dir / "trials.json").read_text())["trials"]["harmonic-seed0"]
     store = sweep_dir / "mlflow.db"
     experiment = MlflowClient(f"sqlite:///{store}").get_run(trial["mlflow_run_id"]).info.experiment_id
+    script = screenshots()
     with script.mlflow_ui(store) as address, script.chromium() as driver:
         page = f"{address}/#/experiments/{experiment}"
         runs = script.open_sweep(driver, page, sweep_dir.name, 2).splitlines()

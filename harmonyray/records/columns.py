@@ -218,9 +218,9 @@ class ParquetSpool:
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         with self._file:
             if kind is None:
-                self.finish()
+                self._finish()
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Writes the file. Raises UserError for rows that Parquet cannot hold."""
         import pyarrow as pa
         import pyarrow.parquet as pq
