@@ -122,7 +122,7 @@ def test_a_busy_cluster_is_waited_for_and_then_given_up(address: str, capsys: py
         assert out.endswith("this run would fit without them: wait for them to end, or ask for less\n")
         ray.kill(other)
         # The request that was given up is gone: the whole cluster is free again.
-        assert wait_for(lambda: ray.available_resources().get("CPU") == 2, 15), ray.available_resources()
+        assert wait_for(lambda: ray.available_resources().get("CPU") == 2, 60), ray.available_resources()
     finally:
         ray.shutdown()
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-from actor_helpers import small_config
+from actor_helpers import kill, pid_of, small_config
 from run_helpers import rows
 
 from harmonyray.actors.runtime import RayRuntime
@@ -31,7 +30,7 @@ def test_lost_while_engines_join_in_the_first_evaluation_and_while_the_beginning
             calls[name] = calls.get(name, 0) + 1
             if calls[name] == 1:
                 assert self.learners is not None
-                ray.kill(self.learners.handles[0])
+                kill(pid_of(self.learners.handles[0]))  # ray.kill would return before it is dead
                 if name == "_verify":  # which itself asks the learner for nothing that it has not said
                     self._learn("policy_version")
             return method(self, *args)

@@ -30,6 +30,7 @@ from actor_helpers import (
     small_config,
     wait_for,
 )
+from ray.exceptions import ObjectLostError
 
 from harmonyray import build
 from harmonyray.actors.kept import Stored
@@ -435,6 +436,15 @@ def test_an_evaluation_that_fails_comes_after_what_was_learned_is_saved(
     assert [row["step"] for row in read_metrics(run_dir)] == [1, 2, 3]
 
 
+def is_lost(ref: Any) -> bool:
+    """Whether Ray has noticed that the owner is dead: it takes a moment."""
+    try:
+        ray.get(ref)
+    except ObjectLostError:
+        return True
+    return False
+
+
 @pytest.mark.slow
 def test_rollouts_lost_before_they_are_learned_from_end_the_run_with_what_was_learned_saved(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -451,8 +461,8 @@ def test_rollouts_lost_before_they_are_learned_from_end_the_run_with_what_was_le
         if step == 2:
             holder = Holder.options(num_cpus=0).remote()
             (lost,) = ray.get(holder.hold.remote())
-            ray.kill(holder)
-            time.sleep(1)
+            kill(pid_of(holder))
+            assert wait_for(lambda: is_lost(lost), 60), "the object outlives its owner"
             plan = [replace(rows, kept=Stored(lost)) for rows in plan]
         return update(self, plan, step)
 
