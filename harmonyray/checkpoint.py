@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import CheckpointError
+from harmonyray.files import sync_file
 from harmonyray.manifest import find_faults, write_manifest
 
 STATE_FILE = "state.json"
@@ -188,5 +189,4 @@ def _flush(directory: Path) -> None:
     """Forces a folder's files to disk, so that the rename never shows a folder with empty files after a crash."""
     for path in directory.rglob("*"):
         if path.is_file():
-            with path.open("rb") as f:
-                os.fsync(f.fileno())
+            sync_file(path)

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"harmonyray: the disk is full ({e}): free some space, then continue with --resume", file=sys.stderr)
+        again = "continue with --resume" if hasattr(args, "resume") else "give the same command again"
+        print(f"harmonyray: the disk is full ({e}): free some space, then {again}", file=sys.stderr)
         return 1
 
 

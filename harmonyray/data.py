@@ -12,11 +12,13 @@ import string
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harmonyray.errors import ConfigError, ProblemError, UserError
+from harmonyray.files import whole_file
 from harmonyray.problems.naming import named_source
 from harmonyray.records import RecordWriter, check_folder
 from harmonyray.registry import make_options, resolve
@@ -60,9 +62,13 @@ def run_prepare(request: PrepareRequest) -> dict[str, Any]:
     unknown = [problem_id for problem_id in gold if problem_id not in ids]
     if unknown:
         raise ProblemError(f"{request.name}: gold() has {unknown[0]!r}, which problems() has not; expected the same ids in both")
-    with RecordWriter(str(questions)) as question_file, RecordWriter(str(answers) if gold else None) as answer_file:
-        question_file.write([question_row(p) for p in problems])
-        answer_file.write([{"id": p.id, "answer": gold[p.id].text} for p in problems if p.id in gold])
+    rows = {questions: [question_row(p) for p in problems]}
+    if gold:
+        rows[answers] = [{"id": p.id, "answer": gold[p.id].text} for p in problems if p.id in gold]
+    with ExitStack() as renames:  # both are on the disk before either takes its name
+        for path, of_file in rows.items():
+            with RecordWriter(str(renames.enter_context(whole_file(path)))) as writer:
+                writer.write(of_file)
     if not gold:
         answers.unlink(missing_ok=True)  # of the questions that --force has replaced
     return {

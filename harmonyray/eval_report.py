@@ -95,18 +95,18 @@ def make_directory(path: Path) -> None:
     """An empty directory for the results. Raises ConfigError where there can be none, or something is there already."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        taken = any(path.iterdir())
+        found = next(path.iterdir(), None)
     except OSError as e:
         raise ConfigError(f"--out: the directory '{path}' cannot be made ({e}): give another") from e
-    if taken:
-        raise ConfigError(f"--out: '{path}' already exists and is not empty: give another directory, or empty it")
+    if found is not None:
+        raise ConfigError(
+            f"--out: '{path}' already exists and is not empty ('{found.name}' is in it): give another directory, or empty it"
+        )
 
 
-def write_summary(directory: Path, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
-    """`eval.json`: the result, the settings it was made with (the whole configuration) and the versions of what made it."""
-    path = directory / SUMMARY
+def write_summary(path: Path, result: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """The result, the settings it was made with (the whole configuration) and the versions of what made it."""
     write_text(path, json.dumps({**result, "settings": settings, "versions": versions()}, indent=1))
-    return path
 
 
 @contextmanager

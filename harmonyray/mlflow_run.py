@@ -102,7 +102,8 @@ class MlflowRun:
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
         """A file, or a directory's files, as artifacts. They are read when they are sent."""
         base = self._outbox.directory
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        files = [p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")]  # hidden: what a killed process left
+        for file in sorted(files) if path.is_dir() else [path]:
             within = "/".join([*([folder] if folder else []), *file.relative_to(path).parts[:-1]]) if file != path else folder
             shown = file.relative_to(base) if file.is_relative_to(base) else file.resolve()
             self._add({"kind": "artifact", "path": str(shown), "folder": within or None})

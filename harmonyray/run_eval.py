@@ -19,8 +19,9 @@ from harmonyray.config_files import config_layers, find_config
 from harmonyray.console import Reporter, some_of
 from harmonyray.engines.paths import BUILT_IN_MODELS
 from harmonyray.errors import ConfigError, ProblemError
-from harmonyray.eval_report import SampleFile, make_directory, progress_bar, write_summary
+from harmonyray.eval_report import SUMMARY, SampleFile, make_directory, progress_bar, write_summary
 from harmonyray.evaluate import Evaluator, Record
+from harmonyray.files import whole_file
 from harmonyray.measures import Scores, category_intervals, intervals
 from harmonyray.mlflow_run import MlflowRun
 from harmonyray.overrides import read_items
@@ -74,10 +75,10 @@ def run_evaluation(
 
 
 class Results:
-    """The directory and the MLflow run of an evaluation with `--out`."""
+    """The files and the MLflow run of an evaluation with `--out`; `summary` becomes the directory's `eval.json`."""
 
-    def __init__(self, config: Config, directory: Path, samples: SampleFile, mlflow: MlflowRun) -> None:
-        self.config, self.directory, self.samples, self.mlflow = config, directory, samples, mlflow
+    def __init__(self, config: Config, directory: Path, summary: Path, samples: SampleFile, mlflow: MlflowRun) -> None:
+        self.config, self.directory, self.summary, self.samples, self.mlflow = config, directory, summary, samples, mlflow
 
     def start(self) -> Record:
         """Where the samples go. Raises TrackingError if the MLflow store cannot be used: not after an hour's evaluation."""
@@ -85,9 +86,9 @@ class Results:
         return self.samples.add
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes `eval.json` and the metrics; what the result has to say of that."""
+        """Writes the summary and the metrics; what the result has to say of that."""
         where = {"out": str(self.directory.resolve()), "mlflow_run_id": self.run_id}
-        write_summary(self.directory, {**result, **where}, self.config.to_container())
+        write_summary(self.summary, {**result, **where}, self.config.to_container())
         self.mlflow.log_metrics(result["metrics"], 0)
         return where
 
@@ -108,8 +109,8 @@ def _open_results(
     status = "FAILED"
     try:
         mlflow.log_params(flat(config.to_container()))
-        with SampleFile(out, list(config.views), gold) as samples:
-            yield Results(config, out, samples, mlflow)
+        with whole_file(out / SUMMARY) as summary, SampleFile(out, list(config.views), gold) as samples:
+            yield Results(config, out, summary, samples, mlflow)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harmonyray.files import whole_file
+from harmonyray.plotting import save_figure
 from harmonyray.records import counted
 
 _INK = "#24323d"
@@ -69,9 +69,7 @@ def plot_vote(summary: Mapping[str, Any], path: Path) -> None:
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _rows(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

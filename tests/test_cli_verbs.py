@@ -191,7 +191,11 @@ def test_a_broken_pipe_elsewhere_is_a_failure(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("raised", "code", "message"),
     [
-        (OSError(28, "No space left on device"), 1, "harmonyray: the disk is full"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "harmonyray: the disk is full ([Errno 28] No space left on device): free some space",
+        ),
         (KeyboardInterrupt(), 130, "harmonyray: interrupted"),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import full_for
 from run_helpers import write_rows
 
 from harmonyray.cli import main
@@ -236,14 +237,27 @@ def test_a_write_that_fails_leaves_the_old_files(source: Path, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("full", ["out.jsonl", "out.gold.jsonl"])
-def test_a_disk_that_is_full_for_one_file_leaves_both_old_ones(source: Path, tmp_path: Path, full: str) -> None:
+def test_a_disk_that_is_full_for_one_file_leaves_both_old_ones(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
     arguments = ["data", "prepare", str(source), "--out", str(tmp_path / "out.jsonl"), "--force"]
     assert main(arguments) == 0
     write_rows(source, ROWS[:1])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    (tmp_path / f".{full}").symlink_to("/dev/full")
+    hidden = Path(full)
+    full_for(tmp_path / f".{hidden.stem}.full{hidden.suffix}", monkeypatch)  # both are written before one takes its name
     assert main(arguments) == 1
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_hidden_files_are_the_users_own(source: Path, tmp_path: Path) -> None:
+    """Neither as a source nor beside the output."""
+    hidden = tmp_path / ".out.jsonl"
+    source.rename(hidden)
+    before = hidden.read_bytes()
+    assert main(["data", "prepare", str(hidden), "--out", str(tmp_path / "out.jsonl")]) == 0
+    assert hidden.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.jsonl", "out.gold.jsonl", "out.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_public_names_resolve_and_others_do_not() -> None:
 
 # Lower numbers must not import higher ones; equal ones may. `protocols` are interfaces over `types` alone, so all may use it.
 LAYERS = [
-    {"types", "errors", "seeding", "protocols", "lines", "files", "interrupts", "clock"},
+    {"types", "errors", "seeding", "protocols", "lines", "files", "plotting", "interrupts", "clock"},
     {"registry", "overrides"},
     {"config", "config_checks", "config_files", "config_objective", "config_sections"},
     {"answers", "views", "selectors", "algos", "problems", "rollouts", "measures", "compared"},

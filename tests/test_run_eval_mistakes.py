@@ -10,6 +10,7 @@ import pytest
 from eval_helpers import EIGHT, evaluate, steady
 from run_helpers import quickstart_rows
 
+from harmonyray import files
 from harmonyray.cli import main
 from harmonyray.errors import ConfigError, ProblemError
 from harmonyray.problems.quickstart import QuickstartSource
@@ -68,6 +69,22 @@ def test_an_interrupted_evaluation_leaves_no_half_files(tmp_path: Path, monkeypa
     experiment = client.get_experiment_by_name("harmonyray")
     assert experiment is not None
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]
+
+
+@pytest.mark.parametrize("full", ["eval.json", "eval.parquet"])
+def test_a_full_disk_leaves_neither_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    out = tmp_path / "out"
+    sync = files.sync_file
+
+    def sync_or_fail(path: Path) -> None:
+        if path.suffix == Path(full).suffix and path.parent == out:
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(files, "sync_file", sync_or_fail)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(out=out)
+    assert list(out.iterdir()) == []
 
 
 def test_an_unknown_view_is_told_before_anything_is_loaded() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from full_disk import full_for
 from run_helpers import write_rows
 from vote_helpers import BARE, ROWS, mistake, read, run, vote
 
@@ -95,6 +97,31 @@ def test_mistakes_end_with_2_and_one_message(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_file_that_may_not_be_replaced(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    theirs = tmp_path / ("theirs.jsonl" if option == "--out" else "theirs.png")
+    theirs.write_text("precious")
+    access = os.access  # root may do everything
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs and access(path, mode))
+    message = mistake(capsys, file, option, theirs)
+    assert f"{option} '{theirs}' is there already and may not be replaced: name another file" in message
+    assert theirs.read_text() == "precious"
+
+
+@pytest.mark.parametrize("verb", ["vote", "grade"])
+def test_a_full_disk_asks_for_the_same_command_again(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    if verb == "grade":
+        write_rows(file, [{"id": "a", "pred": "1", "gold": "1"}])
+    full_for(tmp_path / "o.jsonl", monkeypatch)
+    assert main([verb, str(file), "--out", str(tmp_path / "o.jsonl")]) == 1
+    assert capsys.readouterr().err.endswith("free some space, then give the same command again\n")
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_mistake_in_a_process_of_its_own(file: Path) -> None:

@@ -175,7 +175,7 @@ class WeightSync:
             held = self.pool.get(told.answer, name)
         except DEATHS:
             return False
-        except (RunError, RuntimeError, LookupError, ValueError) as e:
+        except Exception as e:  # whatever an engine raises there, which may be a plug-in
             why = f"{name} could not load the weights: {first_line(e)}"
             if name in self._changes_at_once:
                 _say(f"{why}; it may hold some old and some new ones, and is started again")

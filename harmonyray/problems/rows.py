@@ -88,7 +88,8 @@ def unreadable(path: Path, error: OSError) -> ProblemError:
 def problem_files(folder: Path) -> list[str]:
     """The names of the files in `folder` that could hold problems, in order; [] if it cannot be looked into."""
     try:
-        return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in READERS and p.is_file())
+        shown = [p for p in folder.iterdir() if not p.name.startswith(".")]
+        return sorted(p.name for p in shown if p.suffix.lower() in READERS and p.is_file())
     except OSError:
         return []
 

@@ -210,6 +210,7 @@ class ParquetSpool:
             for key, value in row.items():
                 self._kinds[key] = self._fixed.get(key) or unify(self._kinds.get(key, NULL), kind_of(value))
         pickle.dump(kept, self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._file.flush()
         self._num_chunks += 1
 
     def __enter__(self) -> ParquetSpool:

@@ -34,9 +34,12 @@ def check_out(out: str | None, source: str) -> None:
 
 
 def check_folder(option: str, path: Path) -> None:
-    """Raises ConfigError unless `path` names a file in a folder that can be written to."""
-    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+    """Raises ConfigError unless `path` names a file, new or one's own to replace, in a folder that can be written to."""
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} '{path}': expected the name of a file in a folder that exists and can be written to")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ConfigError(f"{option} '{path}' is there already and may not be replaced: name another file")
 
 
 class RecordWriter(AbstractContextManager["RecordWriter"]):
@@ -68,7 +71,6 @@ class RecordWriter(AbstractContextManager["RecordWriter"]):
             self._spool.add(rows)
         elif self._file is not None:
             self._file.writelines(_line(row) for row in rows)
-            self._file.flush()  # a full disk shows here, while other files of the same command can still be dropped
         elif self._stream:
             sys.stdout.flush()
             sys.stdout.buffer.writelines(_line(row) for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harmonyray.files import whole_file
+from harmonyray.plotting import save_figure
 from harmonyray.report.charts import Chart
 
 COLORS = ("#0b7a75", "#b3590b", "#4256b8", "#a83a66", "#5f6f12", "#55626c", "#7f5130", "#74479b")  # those of the page by day
@@ -45,7 +45,5 @@ def _save(chart: Chart, path: Path) -> Path:
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
     return path

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harmonyray.files import whole_file
+from harmonyray.plotting import save_figure
 from harmonyray.sweep.results import CellResult
 
 MAX_COLUMNS = 3  # of panels side by side
@@ -51,9 +51,7 @@ def _draw(rows: Sequence[CellResult], measure: str, path: Path, colours: Mapping
     if panel is _curves:
         by_label = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
         figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
-    plt.close(figure)
+    save_figure(figure, path, DPI)
 
 
 def _curves(axis: Any, rows: Sequence[CellResult], colours: Mapping[str, Any]) -> None:

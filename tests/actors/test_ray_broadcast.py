@@ -297,21 +297,20 @@ def test_an_engine_that_never_ends_loading_is_replaced_and_its_user_told_why(
     assert_all_hold(runtime, learner_weights(runtime))
 
 
+@pytest.mark.parametrize("error", [WeightSyncError, TypeError])
 @pytest.mark.parametrize("loads_at_once", [False, True])
 def test_an_engine_that_cannot_load_ends_the_run_unless_it_may_hold_some_of_both(
-    runtime: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], loads_at_once: bool
+    runtime: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], loads_at_once: bool, error: type[Exception]
 ) -> None:
     replica, restarts = runtime.replicas[1], runtime.pool.restarts
 
     def refuse(self: Any) -> None:
-        from harmonyray.errors import WeightSyncError
-
         receive = self.engine._group.receive
 
         def received(*args: Any) -> Any:
             receive(*args)
             self.engine._group.receive = receive
-            raise WeightSyncError("no room for them")
+            raise error("no room for them")
 
         self.engine._group.receive = received
 

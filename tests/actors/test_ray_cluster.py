@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +86,8 @@ def test_a_run_on_a_cluster_computes_the_same_and_leaves_the_cluster_up(
 def test_what_can_never_fit_is_refused_at_once_with_a_table(
     address: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    start = time.monotonic()
-    assert main(["train", "quickstart", "placement.learner.num_cpus=64", "--run-dir", str(tmp_path / "run")]) == 2
-    assert time.monotonic() - start < 29, "start_timeout_s is 30: this must not be waited for"
+    impossible = ["placement.learner.num_cpus=64", "runtime.start_timeout_s=3600"]  # an hour, if this were waited for
+    assert main(["train", "quickstart", *impossible, "--run-dir", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
     assert "there is not enough room for this run" in err
     assert "NO ROOM\n  group          replica  CPUs   GPUs\n  learner        0        64     0\n" in err
@@ -111,11 +109,9 @@ def test_a_busy_cluster_is_waited_for_and_then_given_up(address: str, capsys: py
         other = Other.remote()
         assert ray.get(other.ready.remote(), timeout=60)
         config = small_config("runtime.start_timeout_s=2", "placement.learner.num_cpus=1")
-        start = time.monotonic()
         message = r"(?s)the cluster is busy: no room within runtime.start_timeout_s = 2 s.*others use 1\.5 CPUs on"
         with pytest.raises(PlacementError, match=message), build.open_runtime(config, build.make_views(config)):
             pass
-        assert 2 <= time.monotonic() - start < 20, "the default of 30 s was waited for"
         assert main(["plan", "quickstart"]) == 2
         out = capsys.readouterr().out
         assert re.search(r"node .*: 2 CPUs, 0 GPUs \(others use 1\.5 CPUs\)", out)
@@ -131,9 +127,7 @@ def test_an_address_without_a_cluster_is_the_users_mistake(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    start = time.monotonic()
     assert main(["train", "quickstart", "--run-dir", str(tmp_path / "run")]) == 2
-    assert time.monotonic() - start < 30, "Ray alone tries for minutes"
     err = capsys.readouterr().err
     assert "nobody answers at 127.0.0.1 port 1" in err
     assert "cannot connect to the cluster of RAY_ADDRESS=127.0.0.1:1" in err

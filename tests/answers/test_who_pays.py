@@ -71,7 +71,7 @@ def test_the_chunks_of_one_problem_share_one_limit() -> None:
         restarts = fresh._worker.num_restarts
         second = fresh.check([(B1, r"\sqrt{3}")], charges)[0]
         assert fresh._worker.num_restarts == restarts, "it was given a limit of its own, and ran into it"
-    assert first.status == second.status == "timeout" and second.seconds < 0.5
+    assert first.status == second.status == "timeout"
 
 
 def test_a_text_that_cannot_be_parsed_is_charged_by_its_own_time_and_the_memory_of_it_is_bounded(

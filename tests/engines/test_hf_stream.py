@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -149,8 +150,15 @@ def test_a_batch_past_its_deadline_keeps_the_groups_that_have_ended(
     assert len(tokens(dict(engine.stream(sampled(asked[:1], Sampling(5)), 0, timeout_s=30.0))[0])) == 1, "it goes on afterwards"
 
 
-def test_a_model_that_never_ends_meets_the_real_clock(save_model: SaveModel) -> None:
-    engine = endless(save_model("llama"), max_batch_rows=2)
+def test_a_model_that_never_ends_meets_the_real_clock(save_model: SaveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its tokens would take ten times as long as it has."""
+    engine, draw = endless(save_model("llama"), max_batch_rows=2), hf_batch.Batch._draw
+
+    def slowly(self: Any, t: int) -> torch.Tensor:
+        time.sleep(0.005)
+        return draw(self, t)
+
+    monkeypatch.setattr(hf_batch.Batch, "_draw", slowly)
     asked = [*ask(["a"], Sampling(2000)), *ask(["q w e"], Sampling(2))]
     got = dict(engine.stream(asked, 0, timeout_s=1.0))
     assert got[0] == Failure("the group did not end within rollout.request_timeout_s = 1.0 s")

@@ -135,11 +135,26 @@ def test_the_deadline_counts_from_a_groups_own_beginning(narrow: RemoteEngine) -
     assert [len(ids) for ids in tokens(group)] == [3] * 4
 
 
+SLOW = """
+import time
+step = engine.engine.step
+def slow():
+    time.sleep(0.01)
+    return step()
+engine.engine.step = slow
+try:
+    result = list(engine.stream(asked, 0, timeout_s))
+finally:
+    engine.engine.step = step
+"""
+
+
 def test_a_model_that_never_ends_meets_the_real_clock(narrow: RemoteEngine, hf: HfEngine) -> None:
+    """All its tokens would take ten times as long as it has."""
     long = ask(["a"], Sampling(1000, temperature=0))
     assert [r.finish_reason for r in hf.sample(long, 0)[0]] == ["length"] * 2
-    got = run(narrow, STREAM, asked=[*long, *ask(["z x c"], Sampling(3, temperature=0))], timeout_s=0.5)
-    assert got[-1] == (0, Failure("the group did not end within rollout.request_timeout_s = 0.5 s"))
+    got = run(narrow, SLOW, asked=[*long, *ask(["z x c"], Sampling(3, temperature=0))], timeout_s=1.0)
+    assert got[-1] == (0, Failure("the group did not end within rollout.request_timeout_s = 1.0 s"))
     assert len(tokens(got[0][1])) == 2
 
 
