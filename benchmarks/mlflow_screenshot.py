@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,19 @@ UNFOLD = "button[data-component-id*='runnamecellrenderer']"
 @contextmanager
 def mlflow_ui(store: Path) -> Iterator[str]:
     """A real `mlflow ui` on a free local port; yields its address once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = ["--backend-store-uri", f"sqlite:///{store}", "--port", str(port)]
-    command = [sys.executable, "-m", "mlflow", "ui", *place, "--workers", "1"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        wait_for(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200, 120)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    with socket.socket() as held:  # bound and never listening: nobody else is given the port before the server listens on it
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        place = ["--backend-store-uri", f"sqlite:///{store}", "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "mlflow", "ui", *place, "--workers", "1"]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            wait_for(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200, 120)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def photograph(directory: Path, out: Path) -> str:
     with mlflow_ui(store) as address, chromium() as driver:
         experiment = f"{address}/#/experiments/{run.info.experiment_id}"
         if is_sweep:
-            text = open_sweep(driver, experiment, run.info.run_name, len(record["trials"]))
+            text = open_sweep(driver, experiment, run.info.run_name, list(record["trials"]))
         else:
             text = open_run(driver, f"{experiment}/runs/{run.info.run_id}")
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -114,13 +115,25 @@ def open_run(driver: Any, page: str) -> str:
     return text
 
 
-def open_sweep(driver: Any, experiment: str, name: str, num_trials: int) -> str:
+def open_sweep(driver: Any, experiment: str, name: str, trials: Sequence[str]) -> str:
     """The experiment's runs with those of the sweep's trials unfolded; the text of that."""
+    from selenium.common.exceptions import WebDriverException
+
+    def unfolded() -> bool:
+        try:
+            driver.find_element("css selector", UNFOLD).click()
+        except WebDriverException:  # the table is just being drawn
+            return False
+        return True
+
+    def seen() -> bool:
+        lines = _text(driver).splitlines()
+        return sum(trial in lines for trial in trials) >= min(len(trials), 20)  # only what is in sight is drawn
+
     driver.get(f"{experiment}/runs?viewMode=table")
-    wait_for(lambda: name in _text(driver) and driver.find_elements("css selector", UNFOLD), 120)
-    folded = _text(driver).count("\n")
-    driver.find_element("css selector", UNFOLD).click()
-    wait_for(lambda: _text(driver).count("\n") >= folded + min(num_trials, 20), 120)  # only what is in sight is drawn
+    wait_for(lambda: name in _text(driver), 120)
+    wait_for(unfolded, 120)
+    wait_for(seen, 120)
     return _text(driver)
 
 

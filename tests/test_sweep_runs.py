@@ -20,6 +20,7 @@ from run_helpers import SMALL, rows
 METHODS = """
 import os
 import signal
+import time
 from pathlib import Path
 
 from harmonyray.algos.self_harmony import SelfHarmony
@@ -32,6 +33,15 @@ class KilledOnce(SelfHarmony):
         if step == 2 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().judge(groups, step)
+
+
+class Waiting(SelfHarmony):  # in step 3, for the file `go`
+    def judge(self, groups, step):
+        if step == 3:
+            Path(__file__).with_name("reached").touch()
+            while not Path(__file__).with_name("go").exists():
+                time.sleep(0.02)
         return super().judge(groups, step)
 
 
@@ -118,25 +128,29 @@ def test_a_sweep_on_ray_with_a_killed_trial(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_sweep_is_taken_up(tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"seeds": [0, 1], "max_parallel": 1, "overrides": ["eval.every=0", "steps=12"]}
+    overrides = ["eval.every=0", "steps=4", "method.type=methods_of_mine:Waiting"]
+    keys: dict[str, Any] = {"seeds": [0, 1], "max_parallel": 1, "overrides": overrides}
     process = start(tmp_path, **keys)
-    metrics = tmp_path / "sweep" / "quickstart-seed0" / "metrics.jsonl"
-    while not metrics.exists():
+    while not (tmp_path / "reached").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "stopping: trials finish their step" not in (line := process.stderr.readline()):
+        assert line, "the sweep has ended without a word"
+    (tmp_path / "go").touch()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "stopped; go on with --resume --sweep-dir" in err and "Traceback" not in err
     assert [s["status"] for s in states(tmp_path).values()] == ["waiting", "waiting"]
-    done = len(rows(metrics.parent))
-    assert done < 12 and (metrics.parent / "checkpoints" / f"step-{done:06d}").is_dir()
+    interrupted = tmp_path / "sweep" / "quickstart-seed0"
+    assert len(rows(interrupted)) == 3 and (interrupted / "checkpoints" / "step-000003").is_dir()
 
     summary, told = sweep(tmp_path, "--resume", **keys)
     assert summary["num_finished"] == 2
     assert "quickstart-seed0: goes on, 1 running" in told and "quickstart-seed1: starts, 1 running" in told
     for seed in (0, 1):
-        assert [row["step"] for row in rows(tmp_path / "sweep" / f"quickstart-seed{seed}")] == list(range(1, 13))
+        assert [row["step"] for row in rows(tmp_path / "sweep" / f"quickstart-seed{seed}")] == [1, 2, 3, 4]
     client = MlflowClient(f"sqlite:///{tmp_path / 'sweep' / 'mlflow.db'}")
     runs = client.search_runs(["1"])
     assert len(runs) == 3  # the parent and its two children, none of them twice

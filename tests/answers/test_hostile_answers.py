@@ -33,7 +33,7 @@ def test_recorded_hostile_answers(shared_rows) -> None:
                 start = time.monotonic()
                 verdict = equivalence.check([(text, other)])[0]
                 elapsed = time.monotonic() - start
-                if elapsed * 1000 > expect["no_hang_max_ms"] + 3000:  # a restart on a busy machine, with room
+                if elapsed * 1000 > expect["no_hang_max_ms"] + 60_000:  # a restart on a busy machine; a hang is for ever
                     slow.append((row["id"], elapsed))
                 if verdict.equal != (other in expect.get("equal_to", [])):
                     wrong.append((row["id"], other, verdict))

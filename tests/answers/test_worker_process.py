@@ -35,6 +35,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def cpu_ticks(pid: int) -> int:
+    """What the process has computed, in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def gone_within(pid: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while alive(pid):
@@ -163,7 +169,8 @@ def test_the_child_dies_with_its_parent(busy: bool) -> None:
     code = (
         "import threading, time\n"
         "from harmonyray.answers.workers import MathVerifyWorker, Task\n"
-        "w = MathVerifyWorker(limit_s=2)\n"
+        "w = MathVerifyWorker(limit_s=600)\n"
+        "w._alarm_s = 8\n"
         "w.compare([Task(('latex', '$x+1$'), ('latex', '$1+x$'))])\n"
         "print(w.pid, flush=True)\n"
         "if BUSY: w.compare([Task(('latex', '$9^{9^{9^9}}$'), ('latex', '$x$'))])\n"
@@ -172,7 +179,9 @@ def test_the_child_dies_with_its_parent(busy: bool) -> None:
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    time.sleep(0.5)
+    idle = cpu_ticks(child)
+    while busy and cpu_ticks(child) < idle + 10:
+        time.sleep(0.05)
     assert alive(child)
     parent.kill()
     parent.wait()

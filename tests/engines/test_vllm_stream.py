@@ -334,7 +334,8 @@ result = got, held
 
 
 def test_weights_arrive_while_two_threads_generate(vllm_process: VllmProcess, path: str, hf: HfEngine) -> None:
-    """Wherever the changes fell: each token is the choice of one of the weights, and first of the old, then of the new ones."""
+    """Wherever the changes fell: each token is the choice of one of the weights (or one as good, within 1e-4), and not all are
+    the old one's."""
     weights = {name: t.clone() for name, t in hf.weights().items()}
     theirs, new = HfEngine(HfEngine.Options(), path), changed(hf, 2)
     held_new = theirs.load_weights(new, 1)
@@ -348,10 +349,9 @@ def test_weights_arrive_while_two_threads_generate(vllm_process: VllmProcess, pa
         ids = rollout.token_ids
         full = torch.tensor([rollout.prompt_ids.tolist() + ids.tolist()])
         with torch.no_grad():
-            by = [
-                e.model(input_ids=full).logits[0, len(rollout.prompt_ids) - 1 : -1].argmax(-1).numpy() == ids
-                for e in (hf, theirs)
-            ]
+            logits = [e.model(input_ids=full).logits[0, len(rollout.prompt_ids) - 1 : -1] for e in (hf, theirs)]
+        own = torch.from_numpy(ids.astype(np.int64))[:, None]
+        by = [(x.gather(-1, own)[:, 0] >= x.amax(-1) - 1e-4).numpy() for x in logits]
         assert (by[0] | by[1]).all()
         mixed += not by[0].all()
     assert mixed >= 1

@@ -251,11 +251,11 @@ engine = VllmEngine(VllmEngine.Options(tensor_parallel_size=2, max_model_len=128
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     held = engine.load_weights(new, 1)
-workers = len([p for p in psutil.Process().children(recursive=True) if p.memory_info().rss > 5e8])
+workers = [p for p in psutil.Process().children(recursive=True) if p.memory_info().rss > 5e8]
 rollouts = engine.sample(asked, 1)
 engine.close()
-left = [p.name() for p in psutil.Process().children(recursive=True) if p.memory_info().rss > 5e8]
-result = held, rollouts, workers, left, [str(w.message) for w in seen if "read back" in str(w.message)]
+left = [p.pid for p in psutil.wait_procs(workers, timeout=60)[1]]  # vLLM kills one that is slow to end, and does not wait
+result = held, rollouts, len(workers), left, [str(w.message) for w in seen if "read back" in str(w.message)]
 """
 
 

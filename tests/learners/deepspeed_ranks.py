@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from harmonyray.actors.broadcast import WeightStore
 from harmonyray.learners.token_logprobs import plain_head
 from harmonyray.types import Batch
 
@@ -129,9 +129,10 @@ def _serve(pipe: Any, rank: int, num_ranks: int, port: int) -> None:
     torch.set_num_threads(1)
     token_logprobs.CHUNK_ELEMENTS, token_logprobs.MIN_CHUNK_WIDTH = 1, 10  # several parts of the tiny vocabulary
     zero.PERSISTENT_ELEMENTS = 0  # every parameter of the tiny model is shared out in stage 3
-    patience = timedelta(seconds=PATIENCE_S)
-    store = dist.TCPStore("127.0.0.1", port, is_master=rank == 0, wait_for_workers=False, timeout=patience)
-    seat = Rank(rank, store if num_ranks > 1 else None)
+    patience, store = timedelta(seconds=PATIENCE_S), None
+    if num_ranks > 1:
+        store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=patience)
+    seat = Rank(rank, store)
     while (job := pipe.recv()) is not None:
         try:
             options = {"num_ranks": num_ranks, "collective_timeout_s": PATIENCE_S} | job.options
@@ -151,13 +152,11 @@ class Ranks:
 
     def __init__(self, num_ranks: int) -> None:
         context = get_context("spawn")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self.store = WeightStore("127.0.0.1", PATIENCE_S)
         pairs = [context.Pipe() for _ in range(num_ranks)]
         self.pipes = [here for here, _ in pairs]
         self.processes = [
-            context.Process(target=_serve, args=(there, rank, num_ranks, port), daemon=True)
+            context.Process(target=_serve, args=(there, rank, num_ranks, self.store.port), daemon=True)
             for rank, (_, there) in enumerate(pairs)
         ]
         for process in self.processes:
