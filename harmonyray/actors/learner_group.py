@@ -87,7 +87,7 @@ class LearnerGroup:
         pending, failed = list(refs), dict[int, BaseException]()
         limit = self.pool.config.call_timeout_s
         deadline = time.monotonic() + limit
-        while pending and time.monotonic() < deadline:
+        while pending:
             left = max(0.0, min(LOOK_S, deadline - time.monotonic()))
             done, pending = ray.wait(pending, timeout=left, fetch_local=False)
             if not done:
@@ -97,6 +97,8 @@ class LearnerGroup:
                 if error is not None:
                     failed[refs.index(ref)] = error
                     deadline = min(deadline, time.monotonic() + GRACE_S)
+            if time.monotonic() >= deadline:
+                break
         if failed:
             self._raise(failed, method, whole=not pending)
         if pending:

@@ -40,12 +40,12 @@ class Reservation:
         self._removed = False
         self._taking = threading.Lock()  # held while places are entered or removed: one thread may claim, another remove
 
-    def claim(self, numbers: Sequence[int], timeout_s: float) -> bool:
+    def claim(self, numbers: Sequence[int], timeout_s: float, gone: str = "") -> bool:
         """Reserves these bundles as planned on what is free, all of them or none; plans anew until `timeout_s` have passed, or
-        everything is removed."""
+        everything is removed. `gone`: a node that is not there, though the cluster may not know it yet."""
         deadline = time.monotonic() + timeout_s
         while not self._removed:
-            have = nodes()
+            have = [node for node in nodes() if node.id != gone]
             chosen = assign_bundles([self.asked[i] for i in numbers], have, self.strategy)
             fits = None not in chosen
             if fits and self._try(numbers, [have[n] for n in chosen if n is not None], deadline):
@@ -67,6 +67,7 @@ class Reservation:
             if node_answers(place.node):
                 return number in self.places or self.claim([number], timeout_s)
             self._drop({place.node})
+            return self.claim([number], timeout_s, gone=place.node)
         return self.claim([number], timeout_s)
 
     def drop_lost(self) -> set[int]:

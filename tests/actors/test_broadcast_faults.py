@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,12 +26,14 @@ pytestmark = pytest.mark.alone
 MEMBERS = ("learner", "view solver replica 0", "view reframer replica 0", "view reframer replica 1")
 BUCKET = 4 << 20
 WEIGHTS = {f"layers.{i}": torch.full((1 << 20,), float(i)) for i in range(10)}  # 4 MiB each: as many buckets
-TIMEOUT_S = 4.0
+TIMEOUT_S = 4.0  # of a broadcast
+PATIENCE_S = 60.0
 
 
 def engine(spec: GroupSpec, rank: int, fault: str, at: int, pipe: Connection) -> None:
     """Joins, says so, receives twice and reports; once it holds `at` buckets of the second broadcast it meets its fault."""
-    group = WeightGroup(spec, rank)
+    group = WeightGroup(replace(spec, timeout_s=PATIENCE_S), rank)
+    group.spec = group.roll.spec = spec
     took = group.roll.took
 
     def perhaps(num_buckets: int, last: bool) -> None:
@@ -64,12 +67,12 @@ class Engines:
             self.processes[rank] = context.Process(target=engine, args=(spec, rank, fault, at, theirs))
             self.processes[rank].start()
             theirs.close()
-        self.learner = WeightGroup(GroupSpec(spec.host, spec.port, spec.name, spec.members, "gloo", 60), 0, self.store.store)
+        self.learner = WeightGroup(replace(spec, timeout_s=PATIENCE_S), 0, self.store.store)
         assert [self.hear(rank) for rank in self.pipes] == ["joined"] * num
         self.learner.spec = self.learner.roll.spec = spec
 
     def hear(self, rank: int) -> Any:
-        assert self.pipes[rank].poll(TIMEOUT_S + 6), f"rank {rank} hangs"
+        assert self.pipes[rank].poll(PATIENCE_S), f"rank {rank} hangs"
         return self.pipes[rank].recv()
 
     def close(self) -> None:
@@ -111,13 +114,12 @@ def test_the_lost_rank_is_named_with_the_bucket_that_it_did_not_take(
     start = time.monotonic()
     with pytest.raises(WeightSyncError) as caught:
         engines.learner.send(WEIGHTS, specs(WEIGHTS), BUCKET)
-    assert time.monotonic() - start < TIMEOUT_S + 4
     said = f"rank {victim} ({MEMBERS[victim]}) did not take bucket {at - 1} (tensor 'layers.{at - 1}', 4194304 bytes)"
     assert said in str(caught.value)
     assert str(caught.value).count("did not take") == 1, str(caught.value)
     others = [engines.hear(rank) for rank in engines.pipes if rank != victim]
     assert all(heard == sum_ or "did not arrive" in heard for heard in others), others
-    assert time.monotonic() - start < TIMEOUT_S + 6
+    assert time.monotonic() - start < PATIENCE_S, "it was not the limit of the broadcast"
 
 
 def test_an_engine_that_refuses_says_why_at_once() -> None:

@@ -29,7 +29,11 @@ STUBS = {  # what a Slurm node has, as far as the script asks for it; each write
     "hostname": "echo 10.0.0.1 fe80::1",
     "harmonyray": """
 echo "harmonyray $* at $RAY_ADDRESS" >>$LOG
-[[ $1 == plan || -n ${FINISHES:-} ]] && exit 0
+if [[ $1 == plan ]]; then
+  while (( $(grep -c ^srun "$LOG") < 2 )); do sleep 0.05; done  # the nodes are there
+  exit 0
+fi
+[[ -n ${FINISHES:-} ]] && exit 0
 trap 'echo saved >>$LOG; sleep 0.3; exit 130' TERM
 touch $LOG.started
 while true; do sleep 0.05; done""",
@@ -65,7 +69,7 @@ def slurm(tmp_path: Path) -> Any:
 
 
 def test_the_script_starts_a_cluster_and_a_run(slurm: Any, tmp_path: Path) -> None:
-    assert slurm(FINISHES="yes").wait(30) == 0
+    assert slurm(FINISHES="yes").wait(120) == 0
     log = (tmp_path / "log").read_text()
     assert "--nodelist=n1 ray start --head --block --node-ip-address=10.0.0.1 --port=6379\n" in log
     assert "--nodes=2 --ntasks=2 --exclude=n1 ray start --block --address=10.0.0.1:6379\n" in log
@@ -81,9 +85,9 @@ def test_the_time_limit_and_a_cancellation_end_the_run_where_it_can_go_on(
     run_dir.mkdir()
     (run_dir / "config.yaml").touch()
     script = slurm(RUN_DIR=str(run_dir))
-    assert wait_for((tmp_path / "log.started").exists, 30)
+    assert wait_for((tmp_path / "log.started").exists, 120)
     os.kill(script.pid, number)
-    assert script.wait(30) == 130
+    assert script.wait(120) == 130
     log = (tmp_path / "log").read_text()
     assert f"harmonyray train quickstart --run-dir {run_dir} --resume at" in log
     assert "saved\n" in log

@@ -36,7 +36,7 @@ class FakeRay:
 
 def group_of_two(fake: FakeRay, monkeypatch: pytest.MonkeyPatch, options: Any = None) -> LearnerGroup:
     monkeypatch.setattr(learner_group, "ray", fake)
-    config = SimpleNamespace(call_timeout_s=0.01)
+    config = SimpleNamespace(call_timeout_s=60 if fake.all_come_back else 0.01)
     pool: Any = SimpleNamespace(start=lambda *args: Handle(), config=config, give_up_lost=lambda: None)
     seat = Seat("learner", 0, 0.1, 0.0)
     spec = PartSpec("learners", "deepspeed", options, {})

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,7 +144,7 @@ def assert_finishes_like(run: Run, expected: Run) -> None:
     weights, wanted = (load_file(r.run_dir / "model" / "model.safetensors") for r in (run, expected))
     assert {k: v.tobytes() for k, v in weights.items()} == {k: v.tobytes() for k, v in wanted.items()}
     assert len(list((run.run_dir / "rollouts").glob("step-*.parquet"))) == 6
-    assert wait_for(lambda: not run.processes(), 30), f"still there: {run.processes()}"
+    assert wait_for(lambda: not run.left(), 60), f"still there: {run.left()}"
 
 
 def mlflow_status(folder: Path, run_name: str) -> str:
@@ -155,14 +154,15 @@ def mlflow_status(folder: Path, run_name: str) -> str:
 
 
 @pytest.mark.parametrize("moment", ["raylet", "ray::EngineWorker"])
-def test_ctrl_c_while_the_run_is_starting_ends_it_at_once(start: Any, moment: str) -> None:
-    """Ray or the actors are coming up: there is no step to save. Whether Ray's own agents go, too, `all_runs` looks."""
+def test_ctrl_c_while_the_run_is_starting_ends_it_at_once(start: Any, undisturbed: Run, moment: str) -> None:
+    """Ray or the actors are coming up: there is no step to save. Whether Ray's own agents go, too, `all_runs` looks. A run before
+    it has made MLflow's database."""
     run = start(f"early-{moment.replace(':', '')}")
     assert wait_for(lambda: any(moment in name for name in run.names().values()), 60)
     run.interrupt()
-    assert run.wait(30) == 130
+    assert run.wait(120) == 130
     assert run.rows() == []
-    assert wait_for(lambda: not run.left(), 30), f"orphans: {run.left()}"
+    assert wait_for(lambda: not run.left(), 60), f"orphans: {run.left()}"
     err = run.errors.read_text()
     assert "Traceback" not in err, err
 
@@ -173,7 +173,7 @@ def test_a_killed_driver_leaves_no_process_and_resumes_to_the_same_end(start: An
     assert len(run.processes()) > 6, "the driver, Ray's own processes, four actors"
     os.kill(run.process.pid, signal.SIGKILL)
     assert run.wait(10) == -signal.SIGKILL
-    assert wait_for(lambda: not run.left(), 30), f"orphans: {run.left()}"
+    assert wait_for(lambda: not run.left(), 60), f"orphans: {run.left()}"
     assert len(run.rows()) < 6, "it was too fast to be killed"
     assert_finishes_like(start("killed", "--resume"), undisturbed)
     assert mlflow_status(folder, "killed") == "FINISHED"
@@ -183,8 +183,8 @@ def test_ctrl_c_saves_a_checkpoint_and_resumes_to_the_same_end(start: Any, folde
     run = start("interrupted")
     run.await_step(1)
     run.interrupt()
-    assert run.wait(60) == 130
-    assert run.processes() == [] or wait_for(lambda: not run.processes(), 10), f"orphans: {run.processes()}"
+    assert run.wait(120) == 130
+    assert wait_for(lambda: not run.left(), 60), f"orphans: {run.left()}"
     done = len(run.rows())
     assert 1 <= done < 6
     assert (run.run_dir / "checkpoints" / f"step-{done:06d}" / "state.json").is_file()
@@ -200,15 +200,14 @@ def test_the_second_ctrl_c_ends_a_long_step_at_once(start: Any, folder: Path) ->
     long = ["problems.limit=64", "rollout.problems_per_step=64", "views.solver.num_samples=600", "views.reframer.num_samples=600"]
     run = start("twice", *long, "eval.num_samples=1")
     assert wait_for((run.run_dir / "rollouts").is_dir, 90), run.errors.read_text()  # made just before the loop begins
-    time.sleep(1)
+    assert wait_for(lambda: any("EngineWorker.sample" in name for name in run.names().values()), 60), run.names()
     run.interrupt()
-    assert wait_for(lambda: "again to stop at once" in run.errors.read_text(), 10)
+    assert wait_for(lambda: "again to stop at once" in run.errors.read_text(), 60)
     assert run.process.poll() is None
     run.interrupt()
-    began = time.monotonic()
-    assert run.wait(20) == 130
-    assert run.rows() == [], f"the step was over before the second Ctrl-C ({time.monotonic() - began:.1f} s)"
-    assert wait_for(lambda: not run.processes(), 10), f"orphans: {run.processes()}"
+    assert run.wait(120) == 130
+    assert run.rows() == [], "the step was over before the second Ctrl-C"
+    assert wait_for(lambda: not run.left(), 60), f"orphans: {run.left()}"
     assert "Traceback" not in run.errors.read_text()
     assert mlflow_status(folder, "twice") == "KILLED"
 
@@ -218,8 +217,8 @@ def test_sigterm_saves_a_checkpoint_and_ends_the_run_and_everything_it_started(s
     run = start("terminated", "checkpoint.every=100")
     run.await_step(1)
     os.kill(run.process.pid, signal.SIGTERM)
-    assert run.wait(60) == 130
-    assert wait_for(lambda: not run.processes(), 20), f"orphans: {run.processes()}"
+    assert run.wait(120) == 130
+    assert wait_for(lambda: not run.left(), 60), f"orphans: {run.left()}"
     done = len(run.rows())
     assert 1 <= done < 6
     assert [p.name for p in (run.run_dir / "checkpoints").iterdir()] == [f"step-{done:06d}"]

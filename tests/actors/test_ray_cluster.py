@@ -156,7 +156,13 @@ def test_an_engine_whose_node_goes_is_replaced_on_another_or_the_run_says_so() -
     """The reframer needs a whole 3-CPU node; when its node goes a new one takes over, when that goes too there is none."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     node = cluster.add_node(num_cpus=3)
-    overrides = ["placement.views.reframer={num_cpus: 3}", "runtime.start_timeout_s=60", "sync.timeout_s=5", "steps=2"]
+    overrides = [
+        "placement.views.reframer={num_cpus: 3}",
+        "runtime.start_timeout_s=60",
+        "runtime.max_restarts=50",
+        "sync.timeout_s=30",
+        "steps=2",
+    ]
     config = small_config(*overrides)
     ray.init(address=cluster.address, log_to_driver=False, namespace="harmonyray")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,22 +134,21 @@ def test_all_view_actors_killed_between_steps(bench: Bench) -> None:
 def test_a_view_actor_killed_while_it_samples(bench: Bench, tmp_path: Path) -> None:
     bench.rewind()
     victim, marker = bench.runtime.replicas[0].handle, tmp_path / "sampling"
-    hold_up(victim, "engine", "stream", marker, 30)
+    hold_up(victim, "engine", "stream", marker, 600)
     with kill_when(marker, pid_of(victim)):
-        start = time.monotonic()
         record, weights = drive(small_config(), bench.runtime, bench.grader)
     bench.check(record, weights, restarts=1)
-    assert time.monotonic() - start < 29, "it was not killed, it only overslept"
 
 
 @pytest.mark.slow
 def test_a_view_actor_killed_before_a_broadcast(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.rewind()
     after(monkeypatch, bench.runtime, "update", 2, lambda: kill(pid_of(bench.runtime.replicas[1].handle)))
-    start = time.monotonic()
+    met: list[Any] = []
+    monkeypatch.setattr(bench.runtime, "_mark_hung", met.append)
     record, weights = drive(small_config(), bench.runtime, bench.grader)
     bench.check(record, weights, restarts=1)
-    assert time.monotonic() - start < SYNC_LIMIT_S + 15, "the dead engine was waited for"
+    assert met == [], "the dead engine was waited for"
 
 
 @pytest.mark.slow
