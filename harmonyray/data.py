@@ -133,9 +133,9 @@ def describe_prepare(summary: Mapping[str, Any]) -> str:
 def _check_outputs(request: PrepareRequest, questions: Path, answers: Path, source: str) -> None:
     if questions.suffix.lower() not in _JSONL:
         raise ConfigError(f"--out {request.out!r}: expected a name ending in .jsonl or .ndjson")
-    check_folder("--out", questions)
     for path in (questions, answers):
+        check_folder("--out", path)
         if source and path.exists() and Path(source).expanduser().exists() and path.samefile(Path(source).expanduser()):
             raise ConfigError(f"--out {request.out!r} would replace the input {source!r}: name another file")
-        if path.is_dir() or (path.exists() and not request.force):
+        if path.exists() and not request.force:
             raise ConfigError(f"--out: {path} is there already: name another file, or replace it with --force")

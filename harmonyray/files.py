@@ -18,7 +18,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     block, such as a full disk, leaves what was at `path`, and nothing beside it.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem}.{token_hex(4)}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{token_hex(4)}{path.suffix}")
     try:
         yield temporary
         sync_file(temporary)

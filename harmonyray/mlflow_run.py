@@ -100,9 +100,9 @@ class MlflowRun:
         self._before = self._outbox.points_after(step)
 
     def log_artifacts(self, path: Path, folder: str | None = None) -> None:
-        """A file, or a directory's files, as artifacts. They are read when they are sent."""
+        """A file, or a directory's files but for hidden ones, as artifacts. They are read when they are sent."""
         base = self._outbox.directory
-        files = [p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")]  # hidden: what a killed process left
+        files = [p for p in path.rglob("*") if p.is_file() and not any(part[0] == "." for part in p.relative_to(path).parts)]
         for file in sorted(files) if path.is_dir() else [path]:
             within = "/".join([*([folder] if folder else []), *file.relative_to(path).parts[:-1]]) if file != path else folder
             shown = file.relative_to(base) if file.is_relative_to(base) else file.resolve()

@@ -117,6 +117,8 @@ def rewind(run_dir: Path, step: int) -> None:
         for path in (run_dir / folder).glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
+        for path in (run_dir / folder).glob(".step-*"):  # what was being written when the run was killed
+            path.unlink()
 
 
 def write_rollouts(

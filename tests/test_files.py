@@ -98,8 +98,9 @@ def fill_up_in_mid_file(folder: Path) -> None:
 
 def test_nor_does_one_that_fills_up_in_mid_file(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; import test_files; test_files.fill_up_in_mid_file(Path(sys.argv[1]))"
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=here, capture_output=True, text=True, timeout=120)
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    child = [sys.executable, "-B", "-c", code, str(tmp_path)]  # -B: compiled modules would be cut off, too
+    done = subprocess.run(child, env=here, capture_output=True, text=True, timeout=120)
     assert done.stdout == "done\n", done.stderr
 
 
@@ -129,6 +130,11 @@ def test_a_link_stays_one_and_permissions_stay(tmp_path: Path) -> None:
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
     assert (tmp_path / "real.txt").stat().st_mode & 0o777 == 0o640
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "link.png").symlink_to("real.txt")
+    with whole_file(tmp_path / "link.png") as temporary:
+        assert temporary.suffix == ".png"  # by which a format is known
+        temporary.touch()
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

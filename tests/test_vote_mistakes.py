@@ -112,6 +112,12 @@ def test_a_file_that_may_not_be_replaced(
     assert theirs.read_text() == "precious"
 
 
+def test_a_link_that_leads_nowhere(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out.jsonl").symlink_to("gone/out.jsonl")
+    message = mistake(capsys, file, "--out", tmp_path / "out.jsonl")
+    assert "out.jsonl': expected the name of a file in a folder that exists" in message
+
+
 @pytest.mark.parametrize("verb", ["vote", "grade"])
 def test_a_full_disk_asks_for_the_same_command_again(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str

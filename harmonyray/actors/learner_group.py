@@ -91,14 +91,14 @@ class LearnerGroup:
             left = max(0.0, min(LOOK_S, deadline - time.monotonic()))
             done, pending = ray.wait(pending, timeout=left, fetch_local=False)
             if not done:
+                if time.monotonic() >= deadline:
+                    break
                 self.pool.give_up_lost()
             for ref in done:
                 error = failure(ref)
                 if error is not None:
                     failed[refs.index(ref)] = error
                     deadline = min(deadline, time.monotonic() + GRACE_S)
-            if time.monotonic() >= deadline:
-                break
         if failed:
             self._raise(failed, method, whole=not pending)
         if pending:

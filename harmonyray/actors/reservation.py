@@ -37,16 +37,16 @@ class Reservation:
     def __init__(self, asked: Sequence[Amounts], strategy: str) -> None:
         self.asked, self.strategy = asked, strategy
         self.places: dict[int, Place] = {}
+        self._gone: set[str] = set()  # nodes that did not answer: the cluster may list them for a while yet
         self._removed = False
         self._taking = threading.Lock()  # held while places are entered or removed: one thread may claim, another remove
 
-    def claim(self, numbers: Sequence[int], timeout_s: float, doubtful: str = "") -> bool:
+    def claim(self, numbers: Sequence[int], timeout_s: float) -> bool:
         """Reserves these bundles as planned on what is free, all of them or none; plans anew until `timeout_s` have passed, or
-        everything is removed. `doubtful`: a node that is left out unless it answers; the cluster may not know yet that it is
-        gone."""
+        everything is removed."""
         deadline = time.monotonic() + timeout_s
         while not self._removed:
-            have = [node for node in nodes() if node.id != doubtful or node_answers(doubtful)]
+            have = [node for node in nodes() if node.id not in self._gone]
             chosen = assign_bundles([self.asked[i] for i in numbers], have, self.strategy)
             fits = None not in chosen
             if fits and self._try(numbers, [have[n] for n in chosen if n is not None], deadline):
@@ -64,10 +64,10 @@ class Reservation:
     def restore(self, number: int, timeout_s: float) -> bool:
         """Makes sure that the bundle has a place: if its node is gone, one on another. False if no node has room in time."""
         place = self.places.get(number)
-        node = "" if place is None else place.node
-        if node and not node_answers(node):
-            self._drop({node})
-        return number in self.places or self.claim([number], timeout_s, doubtful=node)
+        if place is not None and not node_answers(place.node):
+            self._gone.add(place.node)
+            self._drop({place.node})
+        return number in self.places or self.claim([number], timeout_s)
 
     def drop_lost(self) -> set[int]:
         """Gives up the places on nodes that are gone; returns the numbers of their bundles."""

@@ -152,6 +152,10 @@ class WeightSync:
                     held = self.pool.get(told.answer, told.replica.name)
                 except DEATHS:
                     continue
+                except Exception as e:  # as in `_has_loaded`
+                    raise WeightSyncError(
+                        f"{told.replica.name} could not say the checksum of its weights: {first_line(e)}"
+                    ) from e
                 if held != sent[told.group]:
                     raise AlteredWeightsError(
                         f"{told.replica.name} acknowledged policy version {due.version} with checksum {held}, the learner sent "

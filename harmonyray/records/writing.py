@@ -35,7 +35,7 @@ def check_out(out: str | None, source: str) -> None:
 
 def check_folder(option: str, path: Path) -> None:
     """Raises ConfigError unless `path` names a file, new or one's own to replace, in a folder that can be written to."""
-    folder = path.absolute().parent
+    folder = Path(os.path.realpath(path)).parent  # a link's is that of what it leads to
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} '{path}': expected the name of a file in a folder that exists and can be written to")
     if path.exists() and not os.access(path, os.W_OK):

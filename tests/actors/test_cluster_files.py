@@ -30,6 +30,7 @@ STUBS = {  # what a Slurm node has, as far as the script asks for it; each write
     "harmonyray": """
 echo "harmonyray $* at $RAY_ADDRESS" >>$LOG
 if [[ $1 == plan ]]; then
+  [[ -z ${EARLY:-} ]] || kill -"$EARLY" $PPID
   while (( $(grep -c ^srun "$LOG") < 2 )); do sleep 0.05; done  # the nodes are there
   exit 0
 fi
@@ -92,6 +93,13 @@ def test_the_time_limit_and_a_cancellation_end_the_run_where_it_can_go_on(
     assert f"harmonyray train quickstart --run-dir {run_dir} --resume at" in log
     assert "saved\n" in log
     assert ("scontrol requeue 7\n" in log) == again
+
+
+def test_a_signal_before_there_is_a_run_starts_none(slurm: Any, tmp_path: Path) -> None:
+    assert slurm(EARLY="USR1").wait(120) == 130
+    log = (tmp_path / "log").read_text()
+    assert "harmonyray train" not in log
+    assert "scontrol requeue 7\n" in log
 
 
 def test_the_runs_of_the_script_fit_on_its_nodes() -> None:

@@ -28,7 +28,7 @@ class FakeRay:
         self.all_come_back, self.killed = all_come_back, list[Any]()
 
     def wait(self, refs: list[Any], **limits: Any) -> tuple[list[Any], list[Any]]:
-        return (refs, []) if self.all_come_back else ([], refs)
+        return (refs[:1], refs[1:]) if self.all_come_back else ([], refs)
 
     def kill(self, handle: Any) -> None:
         self.killed.append(handle)
@@ -36,7 +36,7 @@ class FakeRay:
 
 def group_of_two(fake: FakeRay, monkeypatch: pytest.MonkeyPatch, options: Any = None) -> LearnerGroup:
     monkeypatch.setattr(learner_group, "ray", fake)
-    config = SimpleNamespace(call_timeout_s=60 if fake.all_come_back else 0.01)
+    config = SimpleNamespace(call_timeout_s=0.0)  # who has come back by then is heard all the same
     pool: Any = SimpleNamespace(start=lambda *args: Handle(), config=config, give_up_lost=lambda: None)
     seat = Seat("learner", 0, 0.1, 0.0)
     spec = PartSpec("learners", "deepspeed", options, {})
@@ -46,9 +46,7 @@ def group_of_two(fake: FakeRay, monkeypatch: pytest.MonkeyPatch, options: Any = 
 def test_a_call_that_takes_too_long_loses_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeRay(all_come_back=False)
     group = group_of_two(fake, monkeypatch)
-    with pytest.raises(
-        LearnerLostError, match=r"did not finish 'update' within runtime.call_timeout_s = 0.01 s; raise the limit"
-    ):
+    with pytest.raises(LearnerLostError, match=r"did not finish 'update' within runtime.call_timeout_s = 0 s; raise the limit"):
         group.call("update")
     assert fake.killed == group.handles
     with pytest.raises(LearnerLostError, match="did not finish 'update'"):  # and nobody is asked before it is started again

@@ -333,6 +333,27 @@ def test_an_engine_that_cannot_load_ends_the_run_unless_it_may_hold_some_of_both
     assert_all_hold(runtime, learner_weights(runtime))
 
 
+def test_an_engine_that_cannot_say_what_it_holds_is_named(runtime: Any) -> None:
+    def refuse(self: Any) -> None:
+        say = self.engine.held_checksum
+
+        def fail() -> None:
+            self.engine.held_checksum = say
+            raise TypeError("what is a checksum?")
+
+        self.engine.held_checksum = fail
+
+    inside(runtime.replicas[1].handle, refuse)
+    nudge_learner(runtime)
+    runtime.sync()
+    said = r"view reframer replica 0 could not say the checksum of its weights: what is a checksum\?"
+    with pytest.raises(WeightSyncError, match=said):
+        runtime.weight_sync.verify()
+    nudge_learner(runtime)
+    runtime.sync()
+    assert_all_hold(runtime, learner_weights(runtime))
+
+
 def test_an_engine_that_acknowledges_another_version_is_named(runtime: Any) -> None:
     def lag_behind(self: Any) -> None:
         receive = self.engine.receive_weights

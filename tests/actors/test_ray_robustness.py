@@ -30,7 +30,7 @@ from actor_helpers import (
     small_config,
     wait_for,
 )
-from ray.exceptions import ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from harmonyray import build
 from harmonyray.actors.kept import Stored
@@ -467,9 +467,11 @@ def test_an_evaluation_that_fails_comes_after_what_was_learned_is_saved(
 def is_lost(ref: Any) -> bool:
     """Whether Ray has noticed that the owner is dead: it takes a moment."""
     try:
-        ray.get(ref)
+        ray.get(ref, timeout=10)
     except ObjectLostError:
         return True
+    except GetTimeoutError:
+        return False
     return False
 
 

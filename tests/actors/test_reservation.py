@@ -20,9 +20,9 @@ def test_a_node_that_does_not_answer_gets_no_seat_though_the_cluster_still_lists
     monkeypatch.setattr(reservation, "nodes", lambda: listed)
     monkeypatch.setattr(reservation, "node_answers", lambda node: node != "A")
     monkeypatch.setattr(reservation, "remove_placement_group", lambda group: None)
-    held = Reservation([{"CPU": 1.0}], strategy)
+    held = Reservation([{"CPU": 1.0}] * 2, strategy)
     group: Any = SimpleNamespace(id=1)
-    held.places[0] = Place(group, 0, "A")
+    held.places |= {0: Place(group, 0, "A"), 1: Place(group, 1, "A")}
     tried: list[str] = []
 
     def take(numbers: Any, where: Any, deadline: float) -> bool:
@@ -30,5 +30,5 @@ def test_a_node_that_does_not_answer_gets_no_seat_though_the_cluster_still_lists
         return True
 
     monkeypatch.setattr(held, "_try", take)
-    assert held.restore(0, 1.0)
-    assert tried == ["B"]
+    assert held.restore(0, 1.0) and held.restore(1, 1.0)
+    assert tried == ["B", "B"]

@@ -222,27 +222,38 @@ def test_what_the_allocators_say_is_understood() -> None:
 # --- threads -----------------------------------------------------------------------------------------------------------------
 
 
-def test_two_threads_are_both_served(save_model: SaveModel) -> None:
+def test_two_threads_are_both_served(save_model: SaveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch by batch: the one that waits for a batch to end is the next."""
     engine = HfEngine(HfEngine.Options(max_batch_rows=2), save_model("llama"))
     asked = {name: sampled(ask(TEXTS, Sampling(12)), Sampling(n)) for name, n in (("one", 12), ("two", 9))}
     want = {name: [tokens(group) for group in engine.sample(requests, 0)] for name, requests in asked.items()}
     got: dict[str, Any] = {}
-    both_have_one = threading.Barrier(2, timeout=60)  # broken if either had to wait for the other's end
+    streams = {name: engine.stream(requests, 0) for name, requests in asked.items()}
+    served: list[str] = []
+    generate = hf_batch.Batch.generate
+
+    def noted(self: Any, *args: Any) -> Any:
+        served.append(threading.current_thread().name)
+        end = time.monotonic() + 60
+        while len(served) == 1 and not engine.lock._waiting and time.monotonic() < end:
+            time.sleep(0.001)
+        return generate(self, *args)
+
+    monkeypatch.setattr(hf_batch.Batch, "generate", noted)
 
     def serve(name: str) -> None:
         groups: Answers = []
-        for pair in engine.stream(asked[name], 0):
+        for pair in streams[name]:
             groups.append(pair)
-            if len(groups) == 1:
-                both_have_one.wait()
         got[name] = [tokens(group) for _, group in sorted(groups, key=lambda pair: pair[0])]
 
-    threads = [threading.Thread(target=serve, args=(name,)) for name in asked]
+    threads = [threading.Thread(target=serve, args=(name,), name=name) for name in asked]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert got == want, "they take turns"
+    assert got == want
+    assert set(served[:2]) == {"one", "two"}, served
 
 
 def test_new_weights_wait_for_the_batch(save_model: SaveModel) -> None:
