@@ -137,5 +137,5 @@ def _check_outputs(request: PrepareRequest, questions: Path, answers: Path, sour
         check_folder("--out", path)
         if source and path.exists() and Path(source).expanduser().exists() and path.samefile(Path(source).expanduser()):
             raise ConfigError(f"--out {request.out!r} would replace the input {source!r}: name another file")
-        if path.exists() and not request.force:
+        if (path.exists() or path.is_symlink()) and not request.force:
             raise ConfigError(f"--out: {path} is there already: name another file, or replace it with --force")

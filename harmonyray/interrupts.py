@@ -48,11 +48,18 @@ def termination_interrupts() -> Iterator[None]:
 
 @contextmanager
 def termination_kept() -> Iterator[None]:
-    """What stands for SIGTERM stands there again afterwards: `ray.init` puts a handler of its own in its place."""
+    """What stands for SIGTERM stands there again afterwards: `ray.init` puts a handler of its own in its place. Until then a
+    SIGTERM, which ends in SystemExit there, raises KeyboardInterrupt all the same."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and _in_main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    except SystemExit as e:
+        if e.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from e
+    finally:
+        if callable(before) and _in_main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

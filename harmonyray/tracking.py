@@ -117,7 +117,8 @@ def rewind(run_dir: Path, step: int) -> None:
         for path in (run_dir / folder).glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
-        for path in (run_dir / folder).glob(".step-*"):  # what was being written when the run was killed
+    for pattern in (".metrics.*", ".failed.*", "rollouts/.step-*", f"{FOLDER}/.step-*"):
+        for path in run_dir.glob(pattern):  # what was being written when the run was killed
             path.unlink()
 
 

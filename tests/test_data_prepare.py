@@ -181,6 +181,8 @@ def test_gold_of_another_problem_is_refused(tmp_path: Path, capsys: pytest.Captu
         (["in.jsonl", "--out", "in.jsonl", "--force"], "would replace the input"),
         (["in.jsonl", "--out", "there.jsonl"], "there.jsonl is there already: name another file, or replace it with --force"),
         (["in.jsonl", "--out", "gold.jsonl"], "gold.gold.jsonl is there already"),
+        (["in.jsonl", "--out", "link.jsonl"], "link.gold.jsonl is there already"),
+        (["in.jsonl", "--out", "far.jsonl", "--force"], "far.gold.jsonl': expected the name of a file in a folder that exists"),
         (["in.jsonl", "--out", "out.parquet"], "expected a name ending in .jsonl"),
         (["in.jsonl", "--out", "no/such/out.jsonl"], "expected the name of a file in a folder that exists"),
         (["math50", "--out", "out.jsonl"], "neither a benchmark nor a type of source: did you mean 'math500'"),
@@ -210,10 +212,12 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     for name in ("there.jsonl", "gold.gold.jsonl"):
         (tmp_path / name).write_text("precious")
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    (tmp_path / "link.gold.jsonl").symlink_to("not-there.jsonl")
+    (tmp_path / "far.gold.jsonl").symlink_to("no/such/folder.jsonl")
+    before = {p.name: p.is_symlink() or p.read_bytes() for p in tmp_path.iterdir()}
     assert main(["data", "prepare", *arguments]) == 2
     assert part in capsys.readouterr().err
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert {p.name: p.is_symlink() or p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_a_write_that_fails_leaves_the_old_files(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,9 @@ def test_everything_queued_is_there_at_the_end(store: tuple[str, Path], open_run
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "many").mkdir()
     (tmp_path / "many" / "b.txt").write_text("b")
+    (tmp_path / "many" / ".hidden").mkdir()
+    for hidden in (".b.1a2b3c4d.txt", ".hidden/b.txt"):
+        (tmp_path / "many" / hidden).write_text("half of")
     run.log_artifacts(tmp_path / "a.txt")
     run.log_artifacts(tmp_path / "many", "many")
     assert run.finish("FINISHED") == []
@@ -54,6 +57,7 @@ def test_everything_queued_is_there_at_the_end(store: tuple[str, Path], open_run
     assert set(got.data.metrics) == {"loss", "eval/solver/avg_at_k/level 1"}  # the step is a coordinate and no metric
     assert (store[1] / run.run_id / "artifacts" / "many" / "b.txt").read_text() == "b"
     assert {a.path for a in client.list_artifacts(run.run_id)} == {"a.txt", "many"}
+    assert [a.path for a in client.list_artifacts(run.run_id, "many")] == ["many/b.txt"]
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])

@@ -147,7 +147,8 @@ def test_rewinding_forgets_what_came_after(tmp_path: Path, to: int, left: list[i
     for i in (1, 2, 3):
         (tmp_path / "rollouts" / f"step-{i:06d}.parquet").write_text("x")
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "x": 0.1}) + "\n" for i in (1, 2, 3)) + '{"step": 4')
-    (tmp_path / "rollouts" / ".step-000009.1a2b3c4d.parquet").touch()  # being written when the run was killed
+    for left_over in ("rollouts/.step-000009.1a2b3c4d.parquet", ".metrics.1a2b3c4d.jsonl"):  # by a run that was killed
+        (tmp_path / left_over).touch()
     rewind(tmp_path, to)
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(json.dumps({"step": i, "x": 0.1}) + "\n" for i in left)
     assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [f"step-{i:06d}.parquet" for i in left]

@@ -37,7 +37,6 @@ class Reservation:
     def __init__(self, asked: Sequence[Amounts], strategy: str) -> None:
         self.asked, self.strategy = asked, strategy
         self.places: dict[int, Place] = {}
-        self._gone: set[str] = set()  # nodes that did not answer: the cluster may list them for a while yet
         self._removed = False
         self._taking = threading.Lock()  # held while places are entered or removed: one thread may claim, another remove
 
@@ -46,10 +45,8 @@ class Reservation:
         everything is removed."""
         deadline = time.monotonic() + timeout_s
         while not self._removed:
-            have = [node for node in nodes() if node.id not in self._gone]
-            chosen = assign_bundles([self.asked[i] for i in numbers], have, self.strategy)
-            fits = None not in chosen
-            if fits and self._try(numbers, [have[n] for n in chosen if n is not None], deadline):
+            where = self._plan(numbers)
+            if where and self._try(numbers, where, deadline):
                 return True
             if time.monotonic() >= deadline:
                 return False
@@ -65,7 +62,6 @@ class Reservation:
         """Makes sure that the bundle has a place: if its node is gone, one on another. False if no node has room in time."""
         place = self.places.get(number)
         if place is not None and not node_answers(place.node):
-            self._gone.add(place.node)
             self._drop({place.node})
         return number in self.places or self.claim([number], timeout_s)
 
@@ -89,6 +85,20 @@ class Reservation:
         for group in {place.group.id: place.group for place in dropped.values()}.values():
             remove_placement_group(group)
         return set(dropped)
+
+    def _plan(self, numbers: Sequence[int]) -> list[Node]:
+        """A node for each of these bundles by what is free now, none of them silent: the cluster lists a lost node for a while.
+        Empty if they do not fit."""
+        have = nodes()
+        while True:
+            chosen = assign_bundles([self.asked[i] for i in numbers], have, self.strategy)
+            if None in chosen:
+                return []
+            where = [have[n] for n in chosen if n is not None]
+            silent = {node.id for node in where if not node_answers(node.id)}
+            if not silent:
+                return where
+            have = [node for node in have if node.id not in silent]
 
     def _try(self, numbers: Sequence[int], where: Sequence[Node], deadline: float) -> bool:
         """One placement group for each node; if one does not come in time, none stays."""

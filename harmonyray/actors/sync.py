@@ -131,8 +131,8 @@ class WeightSync:
         """Waits until both ends of the last broadcast have said their checksums; whoever calls first waits for all. One that has
         died is left out: it is sent the weights again before it is asked for anything.
 
-        Raises AlteredWeightsError if an engine holds other weights than were sent, WeightSyncError if one does not say so within
-        sync.timeout_s, or cannot load them.
+        Raises AlteredWeightsError if an engine holds other weights than were sent, RunError if one fails to say so,
+        WeightSyncError if it does not within sync.timeout_s, or cannot load them.
         """
         with self._verifying:
             self.loaded()
@@ -152,9 +152,10 @@ class WeightSync:
                     held = self.pool.get(told.answer, told.replica.name)
                 except DEATHS:
                     continue
-                except Exception as e:  # as in `_has_loaded`
-                    raise WeightSyncError(
-                        f"{told.replica.name} could not say the checksum of its weights: {first_line(e)}"
+                except Exception as e:  # as in `_has_loaded`; no WeightSyncError, which sending them again might mend
+                    name = told.replica.name
+                    raise RunError(
+                        f"{name} could not say its weights' checksum ({first_line(e)}): look at the engine's log"
                     ) from e
                 if held != sent[told.group]:
                     raise AlteredWeightsError(

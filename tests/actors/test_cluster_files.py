@@ -35,7 +35,7 @@ if [[ $1 == plan ]]; then
   exit 0
 fi
 [[ -n ${FINISHES:-} ]] && exit 0
-trap 'echo saved >>$LOG; sleep 0.3; exit 130' TERM
+[[ -n ${UNREADY:-} ]] || trap 'echo saved >>$LOG; sleep 0.3; exit 130' TERM
 touch $LOG.started
 while true; do sleep 0.05; done""",
 }
@@ -95,11 +95,22 @@ def test_the_time_limit_and_a_cancellation_end_the_run_where_it_can_go_on(
     assert ("scontrol requeue 7\n" in log) == again
 
 
-def test_a_signal_before_there_is_a_run_starts_none(slurm: Any, tmp_path: Path) -> None:
-    assert slurm(EARLY="USR1").wait(120) == 130
+@pytest.mark.parametrize("name", ["USR1", "TERM"])
+def test_a_signal_before_there_is_a_run_starts_none_and_queues_nothing_which_could_go_on_for_ever(
+    slurm: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert slurm(EARLY=name).wait(120) == 130
     log = (tmp_path / "log").read_text()
-    assert "harmonyray train" not in log
-    assert "scontrol requeue 7\n" in log
+    assert "harmonyray train" not in log and "requeue" not in log
+    assert "told to stop before the run had begun: raise --time" in capfd.readouterr().err
+
+
+def test_a_run_that_had_nothing_to_save_is_not_queued_again(slurm: Any, tmp_path: Path) -> None:
+    script = slurm(UNREADY="yes")
+    assert wait_for((tmp_path / "log.started").exists, 120)
+    os.kill(script.pid, signal.SIGUSR1)
+    assert script.wait(120) == 128 + signal.SIGTERM
+    assert "requeue" not in (tmp_path / "log").read_text()
 
 
 def test_the_runs_of_the_script_fit_on_its_nodes() -> None:

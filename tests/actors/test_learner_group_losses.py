@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from harmonyray.actors import learner_group
 from harmonyray.actors.learner_group import LearnerGroup
@@ -51,6 +52,15 @@ def test_a_call_that_takes_too_long_loses_the_learner(monkeypatch: pytest.Monkey
     assert fake.killed == group.handles
     with pytest.raises(LearnerLostError, match="did not finish 'update'"):  # and nobody is asked before it is started again
         group.ask("save")
+
+
+def test_a_death_is_heard_though_the_driver_looks_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ranks have come back, one in vain because the other died, and the time is over."""
+    group = group_of_two(FakeRay(all_come_back=True), monkeypatch)
+    errors = iter([RankLostError("gloo: timed out"), RayActorError()])
+    monkeypatch.setattr(learner_group, "failure", lambda ref: next(errors))
+    with pytest.raises(LearnerLostError, match="rank 1 of the learner died during 'update'"):
+        group.call("update")
 
 
 @pytest.mark.parametrize(("options", "now"), [(SimpleNamespace(collective_timeout_s=15.0), " (now 15 s)"), (None, "")])

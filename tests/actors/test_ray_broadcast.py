@@ -17,7 +17,7 @@ import ray
 from actor_helpers import assert_same_weights, drive, engine_weights, expire, inside, learner_weights, pid_of, small_config
 
 from harmonyray import build
-from harmonyray.errors import AlteredWeightsError, StaleWeightsError, WeightSyncError
+from harmonyray.errors import AlteredWeightsError, RunError, StaleWeightsError, WeightSyncError
 from harmonyray.protocols import Ask
 from harmonyray.types import Problem
 
@@ -346,9 +346,10 @@ def test_an_engine_that_cannot_say_what_it_holds_is_named(runtime: Any) -> None:
     inside(runtime.replicas[1].handle, refuse)
     nudge_learner(runtime)
     runtime.sync()
-    said = r"view reframer replica 0 could not say the checksum of its weights: what is a checksum\?"
-    with pytest.raises(WeightSyncError, match=said):
-        runtime.weight_sync.verify()
+    said = r"view reframer replica 0 could not say its weights' checksum \(what is a checksum\?\): look at the engine's log"
+    nudge_learner(runtime)
+    with pytest.raises(RunError, match=said):
+        runtime.sync()
     nudge_learner(runtime)
     runtime.sync()
     assert_all_hold(runtime, learner_weights(runtime))
