@@ -152,11 +152,11 @@ class WeightSync:
                     held = self.pool.get(told.answer, told.replica.name)
                 except DEATHS:
                     continue
-                except Exception as e:  # as in `_has_loaded`; no WeightSyncError, which sending them again might mend
-                    name = told.replica.name
-                    raise RunError(
-                        f"{name} could not say its weights' checksum ({first_line(e)}): look at the engine's log"
-                    ) from e
+                except RunError:
+                    raise
+                except Exception as e:  # as in `_has_loaded`
+                    said = f"{told.replica.name} could not say its weights' checksum ({first_line(e)})"
+                    raise RunError(f"{said}: look at the engine's log") from e
                 if held != sent[told.group]:
                     raise AlteredWeightsError(
                         f"{told.replica.name} acknowledged policy version {due.version} with checksum {held}, the learner sent "
